@@ -1,0 +1,362 @@
+"""The one object through which the server reads and writes its data.
+
+Every write is committed, and on disk, before the method returns. The time is always a parameter (``now``, seconds since
+the epoch), so nothing here reads a clock. Methods are safe to call from several threads and several processes.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, Integer, create_engine, event, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from gradlab.errors import StoreError
+from gradlab.store.tables import DeliveryRow, HintRow, LearnerRow, ResultRow, SubmissionRow
+
+__all__ = ["Attempt", "Cell", "Learner", "Store", "Submission"]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """An accepted notebook; ``verdict`` is the judge's JSON data once ``state`` is ``judged``."""
+
+    id: int
+    learner: str
+    lab: str
+    only: str | None
+    notebook: bytes
+    seed: int
+    state: str
+    tries: int
+    accepted_at: float
+    judged_at: float | None
+    verdict: dict[str, Any] | None
+    report: str | None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A submission without its notebook and report, for lists."""
+
+    id: int
+    lab: str
+    only: str | None
+    state: str
+    accepted_at: float
+    judged_at: float | None
+    verdict: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where one learner stands in one exercise: the best and the latest outcome over ``attempts`` judged attempts."""
+
+    learner: str
+    lab: str
+    exercise: str
+    points: int
+    passed: bool
+    attempts: int
+    last_outcome: str
+    last_at: float
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A person the server has seen."""
+
+    name: str
+    first_seen: float
+    last_seen: float
+
+
+class Store:
+    """Open with :meth:`open`, which brings the schema up to date; close with :meth:`close`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._session = sessionmaker(engine, expire_on_commit=False)
+
+    @classmethod
+    def open(cls, url: str) -> Store:
+        """Connect and migrate. StoreError names the database and what to do."""
+        try:
+            location = make_url(url)
+            if location.get_backend_name() == "sqlite" and location.database:
+                Path(location.database).parent.mkdir(parents=True, exist_ok=True)
+            engine = create_engine(url)
+            if engine.dialect.name == "sqlite":
+                event.listen(engine, "connect", _prepare_sqlite)
+            _migrate(engine)
+        except (ArgumentError, SQLAlchemyError, OSError) as error:
+            shown = str(error).splitlines()[0]
+            raise StoreError(
+                f"The database {url!r} cannot be opened: {shown}. Check GRADLAB_DATABASE_URL and the folder's permissions."
+            ) from error
+        return cls(engine)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # -- people ----------------------------------------------------------------------------------------------------
+
+    def see(self, learner: str, *, now: float) -> None:
+        """Remember that this person was here."""
+        with self._session.begin() as session:
+            self._see(session, learner, now)
+
+    def learners(self) -> list[Learner]:
+        """Everyone the server has seen, by name."""
+        with self._session() as session:
+            rows = session.scalars(select(LearnerRow).order_by(LearnerRow.name))
+            return [Learner(row.name, row.first_seen, row.last_seen) for row in rows]
+
+    # -- submissions -----------------------------------------------------------------------------------------------
+
+    def accept(
+        self, learner: str, lab: str, notebook: bytes, *, only: str | None = None, seed: int, now: float
+    ) -> tuple[int, list[int]]:
+        """Store a submission; on return it is on disk. Returns its id and the ids of waiting ones it may replace.
+
+        The second part lists this learner's other submissions still in state ``accepted``, oldest first; whether one of
+        them is running is known only to whoever runs them.
+        """
+        with self._session.begin() as session:
+            self._see(session, learner, now)
+            waiting = list(
+                session.scalars(
+                    select(SubmissionRow.id)
+                    .where(SubmissionRow.learner == learner, SubmissionRow.state == "accepted")
+                    .order_by(SubmissionRow.id)
+                )
+            )
+            row = SubmissionRow(
+                learner=learner,
+                lab=lab,
+                only=only,
+                notebook=zlib.compress(notebook),
+                seed=seed,
+                state="accepted",
+                tries=0,
+                accepted_at=now,
+            )
+            session.add(row)
+            session.flush()
+            return row.id, waiting
+
+    def submission(self, submission_id: int) -> Submission | None:
+        """One submission whole, or None."""
+        with self._session() as session:
+            row = session.get(SubmissionRow, submission_id)
+            return None if row is None else _submission(row)
+
+    def unjudged(self) -> list[int]:
+        """Ids of what was accepted and has no verdict, oldest first: what must be judged after a restart."""
+        with self._session() as session:
+            query = select(SubmissionRow.id).where(SubmissionRow.state == "accepted").order_by(SubmissionRow.id)
+            return list(session.scalars(query))
+
+    def count_try(self, submission_id: int) -> int:
+        """Record that judging starts, and return the number of starts so far, this one included."""
+        with self._session.begin() as session:
+            session.execute(
+                update(SubmissionRow).where(SubmissionRow.id == submission_id).values(tries=SubmissionRow.tries + 1)
+            )
+            return session.scalars(select(SubmissionRow.tries).where(SubmissionRow.id == submission_id)).one()
+
+    def supersede(self, submission_ids: Sequence[int]) -> None:
+        """Give up waiting submissions because the same learner sent a newer one. Judged ones are left alone."""
+        with self._session.begin() as session:
+            session.execute(
+                update(SubmissionRow)
+                .where(SubmissionRow.id.in_(submission_ids), SubmissionRow.state == "accepted")
+                .values(state="superseded")
+            )
+
+    def record(self, submission_id: int, verdict: Mapping[str, Any], *, report: str = "", now: float) -> bool:
+        """Store a verdict (``checker.results.Verdict.to_dict()``). False, and nothing written, if it had one already."""
+        with self._session.begin() as session:
+            changed = session.execute(
+                update(SubmissionRow)
+                .where(SubmissionRow.id == submission_id, SubmissionRow.state == "accepted")
+                .values(
+                    state="judged",
+                    judged_at=now,
+                    verdict=json.dumps(verdict, ensure_ascii=False),
+                    report=zlib.compress(report.encode()),
+                )
+            )
+            if not changed.rowcount:  # type: ignore[attr-defined]
+                return False
+            row = session.get_one(SubmissionRow, submission_id)
+            for result in verdict["results"]:
+                session.add(
+                    ResultRow(
+                        submission_id=submission_id,
+                        exercise=result["exercise"],
+                        learner=row.learner,
+                        lab=row.lab,
+                        outcome=result["outcome"],
+                        points=result["points"],
+                        max_points=result["max_points"],
+                        judged_at=now,
+                    )
+                )
+            self._see(session, row.learner, now)
+            return True
+
+    def attempts(self, learner: str, lab: str | None = None, *, limit: int = 200) -> list[Attempt]:
+        """A learner's submissions, newest first."""
+        columns = (
+            SubmissionRow.id,
+            SubmissionRow.lab,
+            SubmissionRow.only,
+            SubmissionRow.state,
+            SubmissionRow.accepted_at,
+            SubmissionRow.judged_at,
+            SubmissionRow.verdict,
+        )
+        query = select(*columns).where(SubmissionRow.learner == learner).order_by(SubmissionRow.id.desc()).limit(limit)
+        if lab is not None:
+            query = query.where(SubmissionRow.lab == lab)
+        with self._session() as session:
+            return [
+                Attempt(*row[:6], verdict=None if row.verdict is None else json.loads(row.verdict))
+                for row in session.execute(query)
+            ]
+
+    def cells(self, *, learner: str | None = None, lab: str | None = None) -> list[Cell]:
+        """Where learners stand, exercise by exercise: all of them, or one learner's, or one lab's.
+
+        "Not attempted" and "skipped" results count neither as attempts nor as the last outcome.
+        """
+        real = ResultRow.outcome.not_in(("not attempted", "skipped"))
+        keys = (ResultRow.learner, ResultRow.lab, ResultRow.exercise)
+        best = select(
+            *keys,
+            func.max(ResultRow.points).label("points"),
+            func.count().label("attempts"),
+            func.max(ResultRow.submission_id).label("last"),
+            func.sum((ResultRow.outcome == "passed").cast(Integer)).label("passes"),
+        ).where(real)
+        if learner is not None:
+            best = best.where(ResultRow.learner == learner)
+        if lab is not None:
+            best = best.where(ResultRow.lab == lab)
+        grouped = best.group_by(*keys).subquery()
+        query = select(grouped, ResultRow.outcome, ResultRow.judged_at).join(
+            ResultRow,
+            (ResultRow.submission_id == grouped.c.last) & (ResultRow.exercise == grouped.c.exercise),
+        )
+        with self._session() as session:
+            return [
+                Cell(
+                    learner=row.learner,
+                    lab=row.lab,
+                    exercise=row.exercise,
+                    points=row.points,
+                    passed=row.passes > 0,
+                    attempts=row.attempts,
+                    last_outcome=row.outcome,
+                    last_at=row.judged_at,
+                )
+                for row in session.execute(query)
+            ]
+
+    # -- hints -----------------------------------------------------------------------------------------------------
+
+    def open_hint(self, learner: str, lab: str, exercise: str, *, available: int, now: float) -> int:
+        """Open the next hint, if there is one more, and return how many are open now."""
+        with self._session.begin() as session:
+            self._see(session, learner, now)
+            row = session.get(HintRow, (learner, lab, exercise))
+            if row is None:
+                row = HintRow(learner=learner, lab=lab, exercise=exercise, opened=0)
+                session.add(row)
+            row.opened = min(row.opened + 1, available)
+            return row.opened
+
+    def hints(self, learner: str, lab: str) -> dict[str, int]:
+        """Opened hints by exercise."""
+        with self._session() as session:
+            query = select(HintRow).where(HintRow.learner == learner, HintRow.lab == lab)
+            return {row.exercise: row.opened for row in session.scalars(query)}
+
+    # -- deliveries ------------------------------------------------------------------------------------------------
+
+    def deliver(self, learner: str, lab: str, version: str, filename: str, *, now: float) -> None:
+        """Record that this version of a lab lies in the learner's home under this name."""
+        with self._session.begin() as session:
+            self._see(session, learner, now)
+            session.merge(
+                DeliveryRow(learner=learner, lab=lab, version=version, filename=filename, delivered_at=now)
+            )
+
+    def deliveries(self, learner: str) -> dict[str, list[tuple[str, str]]]:
+        """Per lab the delivered ``(version, file name)`` pairs, oldest first."""
+        with self._session() as session:
+            rows = session.scalars(
+                select(DeliveryRow).where(DeliveryRow.learner == learner).order_by(DeliveryRow.delivered_at)
+            )
+            found: dict[str, list[tuple[str, str]]] = {}
+            for row in rows:
+                found.setdefault(row.lab, []).append((row.version, row.filename))
+            return found
+
+    def _see(self, session: Session, learner: str, now: float) -> None:
+        """Insert or touch in one statement: two processes may meet the same new learner at the same moment."""
+        dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
+        insert = dialect.insert(LearnerRow).values(name=learner, first_seen=now, last_seen=now)
+        session.execute(
+            insert.on_conflict_do_update(
+                index_elements=[LearnerRow.name],
+                set_={"last_seen": now},
+                where=LearnerRow.last_seen < now,
+            )
+        )
+
+
+def _submission(row: SubmissionRow) -> Submission:
+    return Submission(
+        id=row.id,
+        learner=row.learner,
+        lab=row.lab,
+        only=row.only,
+        notebook=zlib.decompress(row.notebook),
+        seed=row.seed,
+        state=row.state,
+        tries=row.tries,
+        accepted_at=row.accepted_at,
+        judged_at=row.judged_at,
+        verdict=None if row.verdict is None else json.loads(row.verdict),
+        report=None if row.report is None else zlib.decompress(row.report).decode(),
+    )
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    """WAL lets readers go on while one writes; FULL keeps an acknowledged submission through a power cut."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA busy_timeout=15000")
+    cursor.close()
+
+
+def _migrate(engine: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
