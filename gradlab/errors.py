@@ -36,7 +36,8 @@ class ServerError(GradlabError):
 class SubmissionRefused(GradlabError):
     """A submission cannot be judged at all; nothing was stored or lost.
 
-    ``status`` is the HTTP status the portal answers with: 400 malformed, 404 unknown lab or exercise, 413 too large.
+    ``status`` is the HTTP status the portal answers with: 400 malformed, 404 unknown lab or exercise, 413 too large,
+    503 stopping.
     """
 
     def __init__(self, message: str, *, status: int = 400) -> None:

@@ -9,7 +9,7 @@ from gradlab.course import Course
 
 __all__ = ["CourseFolder", "write_course"]
 
-QUESTIONS = '''
+QUESTIONS = """
 [[topic]]
 slug = "environment"
 title = "What you are running"
@@ -52,7 +52,7 @@ shows = "Multiply by two."
 gpu = "no"
 myth = "You need a loop."
 truth = "Arithmetic is elementwise."
-'''
+"""
 
 NOTEBOOK = '''# %% [markdown]
 # # Tensors
@@ -82,7 +82,7 @@ def double(x: torch.Tensor) -> torch.Tensor:
 lab.check("double")
 '''
 
-EXERCISES = '''
+EXERCISES = """
 [[exercise]]
 name = "rank_of"
 title = "Rank"
@@ -102,9 +102,9 @@ defines = ["double"]
 needs = ["rank_of"]
 hints = ["Arithmetic is elementwise.", "Multiply by 2."]
 answer = "Arithmetic on tensors is elementwise."
-'''
+"""
 
-SOLUTION = '''# %%
+SOLUTION = """# %%
 import torch
 
 TWO = 2
@@ -116,37 +116,37 @@ def rank_of(x: torch.Tensor) -> int:
 # %% exercise="double"
 def double(x: torch.Tensor) -> torch.Tensor:
     return TWO * x
-'''
+"""
 
-CHECKS = '''# %%
+CHECKS = """# %%
 raise SystemExit("filled in with the engine")
-'''
+"""
 
 MISTAKES = {
-    "rank_elements": '''# exercise: rank_of
+    "rank_elements": """# exercise: rank_of
 # outcome: failed
 # says: number of dimensions
 def rank_of(x):
     return x.numel()
-''',
-    "rank_raises": '''# exercise: rank_of
+""",
+    "rank_raises": """# exercise: rank_of
 # outcome: error in your code
 # says: ZeroDivisionError
 def rank_of(x):
     return 1 // 0
-''',
-    "double_square": '''# exercise: double
+""",
+    "double_square": """# exercise: double
 # outcome: failed
 # says: twice
 def double(x):
     return x * x
-''',
-    "double_half": '''# exercise: double
+""",
+    "double_half": """# exercise: double
 # outcome: failed
 # says: twice
 def double(x):
     return x / 2
-''',
+""",
 }
 
 

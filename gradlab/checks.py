@@ -1,0 +1,329 @@
+"""Checks: from an accepted notebook to a stored verdict, whatever crashes in between.
+
+The submissions table is the truth: what is ``accepted`` there has no verdict yet, and ``resume`` runs it again after a
+crash. In memory is only who runs and who waits. A learner has at most one check running and one waiting; a newer
+notebook takes the waiting one's place in the line. Learners are served first come, first served.
+
+The judge blocks, so the executor is a pool of threads. To judge on other machines, hand over a judge that does so.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from checker.engine import Assignment, NotebookError, Task, read_notebook
+
+from checker.results import Outcome, Result, Verdict
+from gradlab.course import Course, Lab
+from gradlab.errors import CourseError, SubmissionRefused
+from gradlab.store import Store, Submission
+
+__all__ = ["Checks", "Event", "Judging", "assignment", "verdict_of_our_fault"]
+
+log = logging.getLogger(__name__)
+
+# How often a check is started again after a fault of ours, and how often in all, over crashes of the whole server: a
+# submission that kills the server must not do so at every start.
+TRIES = 3
+STARTS = 10
+
+OUR_FAULT = (
+    "This is our fault, not yours: {reason} Nothing was scored; your instructor sees it. "
+    "Your notebook is kept: run the check again later."
+)
+
+
+class Judging(Protocol):
+    """What Checks needs of ``checker.engine.Judge``."""
+
+    def check(self, assignment: Assignment, notebook: bytes, *, only: str | None = None, seed: int) -> Verdict: ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened to a submission."""
+
+    kind: Literal["accepted", "judged", "superseded"]
+    submission: int
+    learner: str
+    lab: str
+
+
+@dataclass
+class _Line:
+    """One learner's place: ``running`` is with the executor, ``waiting`` follows it."""
+
+    running: int
+    waiting: int | None = None
+
+
+class Checks:
+    """Accepts notebooks, has them judged, stores verdicts and tells listeners. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        course: Course,
+        store: Store,
+        judge: Judging,
+        executor: Executor,
+        *,
+        notebook_bytes: int,
+        clock: Callable[[], float] = time.time,
+        retry_seconds: float = 0.5,
+    ) -> None:
+        self._course = course
+        self._store = store
+        self._judge = judge
+        self._executor = executor
+        self._notebook_bytes = notebook_bytes
+        self._clock = clock
+        self._retry_seconds = retry_seconds
+        self._lines: dict[str, _Line] = {}
+        self._open: dict[int, threading.Event] = {}
+        self._judging: set[int] = set()
+        self._listeners: list[Callable[[Event], None]] = []
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+
+    # -- coming in -------------------------------------------------------------------------------------------------
+
+    def accept(self, learner: str, lab: str, notebook: bytes, *, only: str | None = None) -> int:
+        """Store a notebook durably, have it judged, and return its id. SubmissionRefused says why it cannot be."""
+        self._refuse(lab, notebook, only)
+        seed = secrets.randbits(31)
+        submission, earlier = self._store.accept(learner, lab, notebook, only=only, seed=seed, now=self._clock())
+        self._tell(Event("accepted", submission, learner, lab))
+        self._line_up(submission, learner, earlier)
+        return submission
+
+    def resume(self) -> int:
+        """Judge what was accepted before a crash or stop; returns how many submissions that is."""
+        found = [self._store.submission(number) for number in self._store.unjudged()]
+        pending = [submission for submission in found if submission is not None]
+        for submission in pending:
+            self._line_up(submission.id, submission.learner)
+        return len(pending)
+
+    def _refuse(self, lab: str, notebook: bytes, only: str | None) -> None:
+        if self._closing.is_set():
+            raise SubmissionRefused("The server is stopping. Run the check again in a minute.", status=503)
+        try:
+            found = self._course.lab(lab)
+            if only is not None:
+                found.exercise(only)
+        except CourseError as error:
+            raise SubmissionRefused(str(error), status=404) from None
+        if len(notebook) > self._notebook_bytes:
+            raise SubmissionRefused(
+                f"The notebook is {len(notebook) / (1 << 20):.1f} MiB; this server takes at most "
+                f"{self._notebook_bytes / (1 << 20):.1f} MiB. Clear its outputs (Edit, Clear Outputs of All Cells), "
+                "save it and check again.",
+                status=413,
+            )
+        try:
+            read_notebook(notebook, assignment(found))
+        except NotebookError as error:
+            raise SubmissionRefused(str(error), status=400) from None
+
+    def _line_up(self, submission: int, learner: str, earlier: Sequence[int] = ()) -> None:
+        """Run the submission, or let it wait in place of an older one, however the calls of several threads interleave.
+
+        ``earlier`` are this learner's submissions without a verdict; those that nobody runs any more are given up too.
+        """
+        with self._changed:
+            line = self._lines.get(learner)
+            if line is not None and submission in (line.running, line.waiting):
+                return
+            self._open[submission] = threading.Event()
+            given_up = []
+            if line is None:
+                line = self._lines[learner] = _Line(running=submission)
+                self._start(learner, submission)
+            elif submission < max(line.running, line.waiting or 0):
+                given_up.append(submission)
+            else:
+                given_up += [] if line.waiting is None else [line.waiting]
+                line.waiting = submission
+            given_up += [number for number in earlier if number not in (line.running, line.waiting, *given_up)]
+        if given_up:
+            self._give_up(given_up)
+
+    def _give_up(self, numbers: Sequence[int]) -> None:
+        self._store.supersede(numbers)
+        for number in numbers:
+            found = self._store.submission(number)
+            if found is not None and found.state == "superseded":  # and not judged at the last moment
+                self._finish(Event("superseded", number, found.learner, found.lab))
+
+    def _start(self, learner: str, submission: int) -> None:
+        if not self._closing.is_set():
+            self._executor.submit(self._turn, learner, submission)
+
+    # -- judging, in the executor's threads ------------------------------------------------------------------------
+
+    def _turn(self, learner: str, number: int) -> None:
+        with self._changed:
+            if self._closing.is_set():
+                return
+            self._judging.add(number)
+        try:
+            self._judge_and_store(number)
+        except Exception:
+            # The database failed. The submission is still `accepted` there: the next start judges it.
+            log.exception("Submission %d of %s could not be judged; the next start tries again.", number, learner)
+        finally:
+            self._next(learner, number)
+
+    def _next(self, learner: str, number: int) -> None:
+        with self._changed:
+            self._judging.discard(number)
+            line = self._lines[learner]
+            if line.waiting is None:
+                del self._lines[learner]
+            else:
+                line.running, line.waiting = line.waiting, None
+                self._start(learner, line.running)
+            self._changed.notify_all()
+
+    def _judge_and_store(self, number: int) -> None:
+        submission = self._store.submission(number)
+        if submission is None or submission.state != "accepted":
+            self._release(number)
+            return
+        verdict = self._verdict(submission)
+        if verdict is None:
+            return
+        self._store.record(number, verdict.to_dict(), report=verdict.report, now=self._clock())
+        self._finish(Event("judged", number, submission.learner, submission.lab))
+
+    def _verdict(self, submission: Submission) -> Verdict | None:
+        """The judge's verdict, or one of our fault after the last try; None if the server stops meanwhile."""
+        try:
+            lab = self._course.lab(submission.lab)
+            if submission.only is not None:
+                lab.exercise(submission.only)
+        except CourseError as error:
+            return verdict_of_our_fault(submission, None, f"the course has changed. {error}")
+        verdict = None
+        for attempt in range(1, TRIES + 1):
+            if self._store.count_try(submission.id) > STARTS:
+                break
+            verdict = self._try(submission, lab)
+            if verdict is not None and not verdict.our_fault:
+                return verdict
+            if self._closing.is_set():
+                return None
+            if attempt < TRIES:
+                self._closing.wait(self._retry_seconds)
+        return verdict or verdict_of_our_fault(submission, lab, "the judge failed on your notebook several times.")
+
+    def _try(self, submission: Submission, lab: Lab) -> Verdict | None:
+        try:
+            verdict = self._judge.check(
+                assignment(lab), submission.notebook, only=submission.only, seed=submission.seed
+            )
+        except NotebookError as error:
+            # It was readable when it was accepted, so the lab has changed since.
+            return verdict_of_our_fault(submission, lab, f"the lab has changed since. {error}")
+        except Exception:
+            log.exception("The judge failed on submission %d (lab %s).", submission.id, lab.slug)
+            return None
+        if verdict.our_fault:
+            messages = "; ".join(r.message for r in verdict.results if r.outcome is Outcome.OUR_FAULT)
+            log.error("The judge blames itself for submission %d (lab %s): %s", submission.id, lab.slug, messages)
+        return verdict
+
+    # -- telling ---------------------------------------------------------------------------------------------------
+
+    def wait(self, submission: int, timeout: float) -> bool:
+        """Block until the submission is judged or superseded, at most ``timeout`` seconds; True if it is."""
+        deadline = time.monotonic() + timeout
+        while True:
+            with self._changed:
+                opened = self._open.get(submission)
+            left = deadline - time.monotonic()
+            if opened is not None and not opened.wait(max(left, 0.0)):
+                return False
+            found = self._store.submission(submission)
+            if found is None or found.state != "accepted":
+                return found is not None
+            if left <= 0 or self._closing.is_set():
+                return False
+            # Accepted a moment ago by another thread, or not resumed yet: look again soon.
+            with self._changed:
+                self._changed.wait(min(left, 0.2))
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call ``listener`` on every event, from whatever thread; returns what unsubscribes it."""
+        with self._changed:
+            self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with self._changed:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Start nothing more and give running checks a few seconds; what is left is judged at the next start."""
+        self._closing.set()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._judging, seconds)
+            for opened in self._open.values():
+                opened.set()
+            self._changed.notify_all()
+
+    def _finish(self, event: Event) -> None:
+        self._release(event.submission)
+        self._tell(event)
+
+    def _release(self, number: int) -> None:
+        with self._changed:
+            opened = self._open.pop(number, None)
+            self._changed.notify_all()
+        if opened is not None:
+            opened.set()
+
+    def _tell(self, event: Event) -> None:
+        with self._changed:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("A listener failed on %s.", event)
+
+
+def assignment(lab: Lab) -> Assignment:
+    """The lab as the judge wants it."""
+    tasks = tuple(
+        Task(
+            name=exercise.name,
+            points=exercise.points,
+            defines=exercise.defines,
+            needs=exercise.needs,
+            gpu=exercise.gpu,
+            seconds=exercise.seconds,
+        )
+        for exercise in lab.exercises
+    )
+    return Assignment(slug=lab.slug, tasks=tasks, template=lab.notebook, checks=lab.checks)
+
+
+def verdict_of_our_fault(submission: Submission, lab: Lab | None, reason: str) -> Verdict:
+    """Every exercise asked for is ``our fault``: no points, and no zero that counts. ``lab`` is None if it is gone."""
+    message = OUR_FAULT.format(reason=reason)
+    if lab is None:
+        wanted = [(submission.only or submission.lab, 0)]
+    else:
+        wanted = [(ex.name, ex.points) for ex in lab.exercises if submission.only in (None, ex.name)]
+    results = tuple(Result(name, Outcome.OUR_FAULT, 0, points, message) for name, points in wanted)
+    return Verdict(lab=submission.lab, results=results, seed=submission.seed, seconds=0.0)

@@ -1,0 +1,446 @@
+"""Queueing, superseding, retrying and resuming, with judges that do as they are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from checker.results import Outcome
+from gradlab.checks import STARTS, TRIES, Checks, Event, assignment
+from gradlab.course import Course
+from gradlab.errors import SubmissionRefused
+from gradlab.store import Store
+from tests.courses import write_course
+from tests.judges import ScriptedJudge, until
+
+MIB = 1 << 20
+Make = Callable[..., Checks]
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Course:
+    return write_course(tmp_path / "course").load()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store.open(f"sqlite:///{tmp_path / 'gradlab.sqlite'}")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def make(course: Course, store: Store) -> Iterator[Make]:
+    """Checks on the test's store; closed, and its threads ended, after the test."""
+    opened: list[tuple[Checks, ThreadPoolExecutor, ScriptedJudge]] = []
+
+    def make(judge: ScriptedJudge, *, workers: int = 2, course: Course = course) -> Checks:
+        executor = ThreadPoolExecutor(workers)
+        checks = Checks(course, store, judge, executor, notebook_bytes=MIB, retry_seconds=0.01)
+        opened.append((checks, executor, judge))
+        return checks
+
+    yield make
+    for checks, executor, judge in opened:
+        judge.gate.set()
+        checks.close()
+        executor.shutdown()
+
+
+@pytest.fixture
+def notebook(course: Course) -> bytes:
+    return course.labs[0].notebook.encode()
+
+
+def outcomes(store: Store, submission: int) -> list[str]:
+    found = store.submission(submission)
+    assert found is not None
+    assert found.verdict is not None
+    return [result["outcome"] for result in found.verdict["results"]]
+
+
+def state(store: Store, submission: int) -> str:
+    found = store.submission(submission)
+    assert found is not None
+    return found.state
+
+
+def test_an_accepted_notebook_gets_a_stored_verdict(make: Make, store: Store, notebook: bytes) -> None:
+    judge = ScriptedJudge()
+    checks = make(judge)
+    number = checks.accept("ada", "tensors", notebook)
+    assert checks.wait(number, 20)
+    found = store.submission(number)
+    assert found is not None
+    assert (found.state, found.learner, found.notebook) == ("judged", "ada", notebook)
+    assert found.verdict is not None
+    assert (found.verdict["points"], found.verdict["max_points"], found.verdict["passed"]) == (5, 5, True)
+    assert found.report == '{"cells": []}'
+    assert judge.calls == [("tensors", None, found.seed, notebook)]
+
+
+def test_the_seed_differs_between_submissions(make: Make, store: Store, notebook: bytes) -> None:
+    judge = ScriptedJudge()
+    checks = make(judge)
+    for _ in range(3):
+        assert checks.wait(checks.accept("ada", "tensors", notebook), 20)
+    seeds = [seed for _, _, seed, _ in judge.calls]
+    assert len(set(seeds)) == 3
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_the_submission_is_on_disk_before_the_judge_hears_of_it(make: Make, store: Store, notebook: bytes) -> None:
+    judge = ScriptedJudge()
+    judge.gate.clear()
+    number = make(judge).accept("ada", "tensors", notebook)
+    assert Store.open(str(store._engine.url)).unjudged() == [number]
+
+
+def test_only_one_exercise_is_judged_when_asked_for(make: Make, store: Store, notebook: bytes) -> None:
+    checks = make(ScriptedJudge())
+    number = checks.accept("ada", "tensors", notebook, only="double")
+    assert checks.wait(number, 20)
+    found = store.submission(number)
+    assert found is not None
+    assert found.verdict is not None
+    assert [result["exercise"] for result in found.verdict["results"]] == ["double"]
+
+
+@pytest.mark.parametrize(
+    ("lab", "only", "data", "status", "says"),
+    [
+        ("chess", None, b"{}", 404, "There is no lab 'chess' on this server. It has: tensors."),
+        ("tensors", "mate", b"{}", 404, "has no exercise 'mate'. It has: rank_of, double."),
+        ("tensors", None, b" " * (MIB + 1), 413, "The notebook is 1.0 MiB; this server takes at most 1.0 MiB. Clear"),
+        ("tensors", None, b"hello", 400, "hello"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_and_not_stored(
+    make: Make, store: Store, lab: str, only: str | None, data: bytes, status: int, says: str
+) -> None:
+    with pytest.raises(SubmissionRefused) as refusal:
+        make(ScriptedJudge()).accept("ada", lab, data, only=only)
+    assert refusal.value.status == status
+    if status != 400:  # the judge words those itself
+        assert says in str(refusal.value)
+    assert len(str(refusal.value)) > 20
+    assert store.unjudged() == []
+    assert store.attempts("ada") == []
+
+
+def test_a_newer_notebook_takes_the_place_of_the_waiting_one(make: Make, store: Store, notebook: bytes) -> None:
+    judge = ScriptedJudge()
+    judge.gate.clear()
+    checks = make(judge)
+    events: list[Event] = []
+    checks.subscribe(events.append)
+    first, second, third = (checks.accept("ada", "tensors", notebook) for _ in range(3))
+    assert checks.wait(second, 1)
+    assert state(store, second) == "superseded"
+    assert not checks.wait(first, 0)
+    judge.gate.set()
+    assert checks.wait(first, 20)
+    assert checks.wait(third, 20)
+    assert (state(store, first), state(store, second), state(store, third)) == ("judged", "superseded", "judged")
+    assert len(judge.calls) == 2
+    until(lambda: len(events) == 6)
+    assert [(event.kind, event.submission) for event in events if event.submission == second] == [
+        ("accepted", second),
+        ("superseded", second),
+    ]
+    assert [event.kind for event in events if event.submission == third] == ["accepted", "judged"]
+    assert {(event.learner, event.lab) for event in events} == {("ada", "tensors")}
+
+
+def test_one_learner_has_one_check_running_though_threads_are_free(make: Make, notebook: bytes) -> None:
+    judge = ScriptedJudge()
+    judge.gate.clear()
+    checks = make(judge, workers=4)
+    checks.accept("ada", "tensors", notebook)
+    last = checks.accept("ada", "tensors", notebook)
+    other = checks.accept("bob", "tensors", notebook)
+    until(lambda: judge.running == 2)
+    judge.gate.set()
+    assert checks.wait(last, 20)
+    assert checks.wait(other, 20)
+    assert judge.most == 2
+
+
+def test_learners_run_in_parallel_up_to_the_executor_and_in_order(make: Make, notebook: bytes) -> None:
+    judge = ScriptedJudge()
+    judge.gate.clear()
+    checks = make(judge, workers=2)
+    marked = {name: json.dumps(json.loads(notebook) | {"who": name}).encode() for name in ("ada", "bob", "cyd", "dan")}
+    numbers = [checks.accept(name, "tensors", data) for name, data in marked.items()]
+    until(lambda: judge.running == 2)
+    judge.gate.set()
+    assert all(checks.wait(number, 20) for number in numbers)
+    assert judge.most == 2
+    order = [json.loads(data)["who"] for _, _, _, data in judge.calls]
+    assert set(order[:2]) == {"ada", "bob"}
+    assert set(order[2:]) == {"cyd", "dan"}
+
+
+def test_many_threads_of_one_learner_leave_nothing_behind(make: Make, store: Store, notebook: bytes) -> None:
+    checks = make(ScriptedJudge(), workers=4)
+    numbers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: numbers.append(checks.accept("ada", "tensors", notebook))) for _ in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(checks.wait(number, 20) for number in numbers)
+    assert store.unjudged() == []
+    assert state(store, max(numbers)) == "judged"
+    assert {state(store, number) for number in numbers} <= {"judged", "superseded"}
+
+
+@pytest.mark.parametrize("fault", [Outcome.OUR_FAULT, RuntimeError("the kernel died")])
+def test_a_fault_of_ours_is_tried_again(make: Make, store: Store, notebook: bytes, fault: Outcome | Exception) -> None:
+    checks = make(ScriptedJudge(iter([fault, fault])))
+    number = checks.accept("ada", "tensors", notebook)
+    assert checks.wait(number, 20)
+    assert outcomes(store, number) == ["passed", "passed"]
+    found = store.submission(number)
+    assert found is not None
+    assert found.tries == 3
+
+
+def test_after_three_faults_the_verdict_says_that_it_is_our_fault(
+    make: Make, store: Store, notebook: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge = ScriptedJudge(iter([RuntimeError("the kernel died")] * 5))
+    checks = make(judge)
+    number = checks.accept("ada", "tensors", notebook)
+    assert checks.wait(number, 20)
+    assert len(judge.calls) == TRIES == 3
+    found = store.submission(number)
+    assert found is not None
+    assert found.verdict is not None
+    assert (found.verdict["points"], found.verdict["max_points"]) == (0, 5)
+    assert outcomes(store, number) == ["our fault", "our fault"]
+    message = found.verdict["results"][0]["message"]
+    assert message.startswith("This is our fault, not yours: ")
+    assert "othing was scored; your instructor sees it" in message
+    assert "the kernel died" not in message
+    assert "the kernel died" in caplog.text
+
+
+def test_a_judge_that_blames_itself_three_times_is_believed(make: Make, store: Store, notebook: bytes) -> None:
+    judge = ScriptedJudge(iter([Outcome.OUR_FAULT] * 3))
+    checks = make(judge)
+    number = checks.accept("ada", "tensors", notebook)
+    assert checks.wait(number, 20)
+    assert outcomes(store, number) == ["our fault", "our fault"]
+    assert len(judge.calls) == 3
+
+
+def test_the_next_check_of_the_learner_runs_after_a_fault(make: Make, store: Store, notebook: bytes) -> None:
+    checks = make(ScriptedJudge(iter([RuntimeError("one"), RuntimeError("two"), RuntimeError("three")])))
+    first = checks.accept("ada", "tensors", notebook)
+    second = checks.accept("ada", "tensors", notebook)
+    assert checks.wait(first, 20)
+    assert checks.wait(second, 20)
+    assert outcomes(store, first) == ["our fault", "our fault"]
+    assert outcomes(store, second) == ["passed", "passed"]
+
+
+def test_a_failing_database_ends_no_thread_and_loses_no_submission(
+    make: Make, store: Store, notebook: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    checks = make(ScriptedJudge(), workers=1)
+
+    def full(*_: object, **__: object) -> bool:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "record", full)
+        first = checks.accept("ada", "tensors", notebook)
+        until(lambda: "could not be judged; the next start tries again" in caplog.text)
+    assert store.unjudged() == [first]
+    second = checks.accept("ada", "tensors", notebook)
+    assert checks.wait(second, 20)
+    assert checks.wait(first, 20)
+    assert (state(store, first), state(store, second)) == ("superseded", "judged")
+
+
+def test_resume_judges_what_a_crash_left(make: Make, store: Store, notebook: bytes) -> None:
+    left = [store.accept(name, "tensors", notebook, seed=7, now=1.0)[0] for name in ("ada", "bob")]
+    judge = ScriptedJudge()
+    checks = make(judge)
+    assert checks.resume() == 2
+    assert all(checks.wait(number, 20) for number in left)
+    assert outcomes(store, left[0]) == ["passed", "passed"]
+    assert {seed for _, _, seed, _ in judge.calls} == {7}
+    assert checks.resume() == 0
+
+
+def test_resume_keeps_one_running_and_one_waiting_per_learner(make: Make, store: Store, notebook: bytes) -> None:
+    left = [store.accept("ada", "tensors", notebook, seed=7, now=1.0)[0] for _ in range(3)]
+    checks = make(ScriptedJudge())
+    checks.resume()
+    assert all(checks.wait(number, 20) for number in left)
+    assert [state(store, number) for number in left] == ["judged", "superseded", "judged"]
+
+
+def test_a_lab_that_is_gone_at_resume_is_our_fault_and_does_not_loop(make: Make, store: Store, notebook: bytes) -> None:
+    gone = store.accept("ada", "chess", notebook, seed=7, now=1.0)[0]
+    renamed = store.accept("bob", "tensors", notebook, only="mate", seed=7, now=1.0)[0]
+    judge = ScriptedJudge()
+    checks = make(judge)
+    checks.resume()
+    assert checks.wait(gone, 20)
+    assert checks.wait(renamed, 20)
+    assert outcomes(store, gone) == outcomes(store, renamed) == ["our fault"]
+    found = store.submission(gone)
+    assert found is not None
+    assert found.verdict is not None
+    assert "the course has changed. There is no lab 'chess'" in found.verdict["results"][0]["message"]
+    assert judge.calls == []
+    assert store.unjudged() == []
+
+
+def test_a_submission_that_kills_every_start_is_given_up(make: Make, store: Store, notebook: bytes) -> None:
+    number = store.accept("ada", "tensors", notebook, seed=7, now=1.0)[0]
+    for _ in range(STARTS):
+        store.count_try(number)
+    judge = ScriptedJudge()
+    checks = make(judge)
+    checks.resume()
+    assert checks.wait(number, 20)
+    assert outcomes(store, number) == ["our fault", "our fault"]
+    assert judge.calls == []
+
+
+def test_wait_answers_for_the_past_and_for_the_unknown(make: Make, store: Store, notebook: bytes) -> None:
+    checks = make(ScriptedJudge())
+    number = checks.accept("ada", "tensors", notebook)
+    assert checks.wait(number, 20)
+    later = make(ScriptedJudge())
+    assert later.wait(number, 0)
+    assert not later.wait(number + 1, 5)
+    left = store.accept("ada", "tensors", notebook, seed=7, now=1.0)[0]
+    assert not later.wait(left, 0.05)
+
+
+def test_wait_called_before_the_resume_returns_after_it(make: Make, store: Store, notebook: bytes) -> None:
+    left = store.accept("ada", "tensors", notebook, seed=7, now=1.0)[0]
+    checks = make(ScriptedJudge())
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(checks.wait(left, 20)))
+    thread.start()
+    checks.resume()
+    thread.join(20)
+    assert answers == [True]
+
+
+def test_a_failing_or_unsubscribed_listener_disturbs_nobody(
+    make: Make, notebook: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    checks = make(ScriptedJudge())
+    heard: list[Event] = []
+    gone: list[Event] = []
+
+    def broken(event: Event) -> None:
+        raise RuntimeError("the browser left")
+
+    checks.subscribe(broken)
+    unsubscribe = checks.subscribe(gone.append)
+    checks.subscribe(heard.append)
+    unsubscribe()
+    unsubscribe()
+    assert checks.wait(checks.accept("ada", "tensors", notebook), 20)
+    until(lambda: [event.kind for event in heard] == ["accepted", "judged"])
+    assert gone == []
+    assert "A listener failed" in caplog.text
+
+
+def test_closing_leaves_what_is_not_judged_for_the_next_start(make: Make, store: Store, notebook: bytes) -> None:
+    judge = ScriptedJudge(iter([RuntimeError("the judge was closed under it")]))
+    judge.gate.clear()
+    checks = make(judge)
+    running = checks.accept("ada", "tensors", notebook)
+    waiting = checks.accept("ada", "tensors", notebook)
+    until(lambda: judge.running == 1)
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(checks.wait(waiting, 30)))
+    thread.start()
+    checks.close(seconds=0.05)
+    thread.join(5)
+    assert answers == [False]
+    judge.gate.set()
+    until(lambda: judge.running == 0)
+    checks.close()
+    assert store.unjudged() == [running, waiting]
+    with pytest.raises(
+        SubmissionRefused, match=r"The server is stopping\. Run the check again in a minute\."
+    ) as refusal:
+        checks.accept("ada", "tensors", notebook)
+    assert refusal.value.status == 503
+
+
+def test_the_judge_gets_the_lab_as_the_course_describes_it(course: Course) -> None:
+    given = assignment(course.labs[0])
+    assert (given.slug, given.template, given.checks) == ("tensors", course.labs[0].notebook, course.labs[0].checks)
+    assert [(task.name, task.points, task.defines, task.needs) for task in given.tasks] == [
+        ("rank_of", 2, ("rank_of",), ()),
+        ("double", 3, ("double",), ("rank_of",)),
+    ]
+
+
+CRASHING = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from gradlab.checks import Checks
+from gradlab.course import Course
+from gradlab.store import Store
+
+class Hanging:
+    def check(self, *args, **kwargs):
+        print("judging", flush=True)
+        threading.Event().wait()
+
+labs, hidden, url = sys.argv[1:]
+course = Course.load(Path(labs), Path(hidden))
+checks = Checks(course, Store.open(url), Hanging(), ThreadPoolExecutor(1), notebook_bytes=1 << 20)
+notebook = course.labs[0].notebook.encode()
+print(checks.accept("ada", "tensors", notebook), flush=True)
+print(checks.accept("bob", "tensors", notebook), flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_killed_server_owes_nobody_a_verdict_after_the_next_start(tmp_path: Path) -> None:
+    folder = write_course(tmp_path / "course")
+    url = f"sqlite:///{tmp_path / 'gradlab.sqlite'}"
+    child = subprocess.Popen(
+        [sys.executable, "-c", CRASHING, str(folder.labs), str(folder.checks), url], stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        assert child.stdout is not None
+        said = [child.stdout.readline().strip() for _ in range(3)]  # two ids and "judging", in any order
+        os.kill(child.pid, signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    assert "judging" in said
+    store = Store.open(url)
+    left = sorted(int(word) for word in said if word != "judging")
+    assert store.unjudged() == left
+    with ThreadPoolExecutor(1) as executor:
+        checks = Checks(folder.load(), store, ScriptedJudge(), executor, notebook_bytes=MIB)
+        assert checks.resume() == 2
+        assert all(checks.wait(number, 20) for number in left)
+        checks.close()
+    assert [outcomes(store, number) for number in left] == [["passed", "passed"]] * 2
+    store.close()
