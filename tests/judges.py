@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 from checker.engine import Assignment
 
@@ -29,8 +29,8 @@ class ScriptedJudge:
     While ``gate`` is clear, ``check`` blocks; ``running`` counts who is inside, ``most`` the most at one time.
     """
 
-    def __init__(self, script: Iterator[Outcome | Exception] = iter(())) -> None:
-        self.script = script
+    def __init__(self, script: Iterable[Outcome | Exception] = ()) -> None:
+        self.script = iter(script)
         self.gate = threading.Event()
         self.gate.set()
         self.calls: list[tuple[str, str | None, int, bytes]] = []

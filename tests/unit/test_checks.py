@@ -208,7 +208,7 @@ def test_many_threads_of_one_learner_leave_nothing_behind(make: Make, store: Sto
 
 @pytest.mark.parametrize("fault", [Outcome.OUR_FAULT, RuntimeError("the kernel died")])
 def test_a_fault_of_ours_is_tried_again(make: Make, store: Store, notebook: bytes, fault: Outcome | Exception) -> None:
-    checks = make(ScriptedJudge(iter([fault, fault])))
+    checks = make(ScriptedJudge([fault, fault]))
     number = checks.accept("ada", "tensors", notebook)
     assert checks.wait(number, 20)
     assert outcomes(store, number) == ["passed", "passed"]
@@ -220,7 +220,7 @@ def test_a_fault_of_ours_is_tried_again(make: Make, store: Store, notebook: byte
 def test_after_three_faults_the_verdict_says_that_it_is_our_fault(
     make: Make, store: Store, notebook: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judge = ScriptedJudge(iter([RuntimeError("the kernel died")] * 5))
+    judge = ScriptedJudge([RuntimeError("the kernel died")] * 5)
     checks = make(judge)
     number = checks.accept("ada", "tensors", notebook)
     assert checks.wait(number, 20)
@@ -238,7 +238,7 @@ def test_after_three_faults_the_verdict_says_that_it_is_our_fault(
 
 
 def test_a_judge_that_blames_itself_three_times_is_believed(make: Make, store: Store, notebook: bytes) -> None:
-    judge = ScriptedJudge(iter([Outcome.OUR_FAULT] * 3))
+    judge = ScriptedJudge([Outcome.OUR_FAULT] * 3)
     checks = make(judge)
     number = checks.accept("ada", "tensors", notebook)
     assert checks.wait(number, 20)
@@ -247,7 +247,7 @@ def test_a_judge_that_blames_itself_three_times_is_believed(make: Make, store: S
 
 
 def test_the_next_check_of_the_learner_runs_after_a_fault(make: Make, store: Store, notebook: bytes) -> None:
-    checks = make(ScriptedJudge(iter([RuntimeError("one"), RuntimeError("two"), RuntimeError("three")])))
+    checks = make(ScriptedJudge([RuntimeError("one"), RuntimeError("two"), RuntimeError("three")]))
     first = checks.accept("ada", "tensors", notebook)
     second = checks.accept("ada", "tensors", notebook)
     assert checks.wait(first, 20)
@@ -367,7 +367,7 @@ def test_a_failing_or_unsubscribed_listener_disturbs_nobody(
 
 
 def test_closing_leaves_what_is_not_judged_for_the_next_start(make: Make, store: Store, notebook: bytes) -> None:
-    judge = ScriptedJudge(iter([RuntimeError("the judge was closed under it")]))
+    judge = ScriptedJudge([RuntimeError("the judge was closed under it")])
     judge.gate.clear()
     checks = make(judge)
     running = checks.accept("ada", "tensors", notebook)
