@@ -179,6 +179,7 @@ def _unshare(confinement: Confinement) -> list[str]:
     root = _mount_point([outside for outside, _ in (*pairs, *confinement.read_only, *confinement.writable)])
     steps = [
         "set -e",
+        "PATH=$PATH:/usr/sbin:/sbin",  # pivot_root
         "mount --make-rprivate /",
         f"mount -t tmpfs -o size=1m,mode=755 gradlab {root}",
         f"mkdir {root}/proc {root}/dev {root}/dev/shm {root}/tmp {root}/.old",

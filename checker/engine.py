@@ -1,0 +1,224 @@
+"""The judge: a notebook in, a verdict out.
+
+``checker.extract`` finds each exercise's program, papermill runs the lab's hidden checker notebook in a warm kernel, and the
+results that the kernel wrote are read back and made complete: no result is never a pass.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+
+from checker.extract import Notebook, NotebookError, Program, extract
+from checker.extract import read_notebook as _read_notebook
+from checker.kernels import KernelPool, KernelUnavailable
+from checker.results import CheckLine, Outcome, Result, Verdict
+from checker.sandbox.confinement import Method
+from checker.sandbox.process import SandboxConfig
+from checker.spec import Job, JobTask
+
+__all__ = ["Assignment", "Judge", "JudgeConfig", "NotebookError", "Task", "read_notebook"]
+
+# Longest a single cell of a checker notebook may take: the learner's limits act long before.
+_CELL_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Task:
+    """One exercise as the judge needs it; ``seconds`` is the wall-clock budget of the learner's code."""
+
+    name: str
+    points: int
+    defines: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    gpu: bool = False
+    seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One lab: its tasks in order, the blank learner notebook (.ipynb JSON) and the hidden checker notebook's path."""
+
+    slug: str
+    tasks: tuple[Task, ...]
+    template: str
+    checks: Path
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """How learner code is confined and how many judges wait warm; sizes in MiB, output in KiB."""
+
+    sandbox: Method = "bubblewrap"
+    pool: int = 2
+    memory_mb: int = 2048
+    processes: int = 64
+    scratch_mb: int = 64
+    output_kb: int = 256
+    gpu: bool = False
+
+
+def read_notebook(data: bytes, assignment: Assignment) -> Notebook:
+    """Parse a learner's notebook without running it; NotebookError says why it cannot be judged at all."""
+    return _read_notebook(data, [name for task in assignment.tasks for name in task.defines])
+
+
+class Judge:
+    """Gives verdicts; thread-safe. :meth:`warm` starts judges ahead, :meth:`close` ends every process."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self._config = config
+        sandbox = SandboxConfig(
+            method=config.sandbox,
+            memory_mb=config.memory_mb,
+            processes=config.processes,
+            scratch_mb=config.scratch_mb,
+            output_kb=config.output_kb,
+        )
+        self._kernels = KernelPool(sandbox, config.pool)
+
+    def warm(self) -> None:
+        """Start judges in the background until ``pool`` of them wait."""
+        self._kernels.warm()
+
+    def check(self, assignment: Assignment, notebook: bytes, *, only: str | None = None, seed: int) -> Verdict:
+        """Judge a notebook, or one exercise of it and what that builds on. NotebookError if it cannot be judged."""
+        started = time.monotonic()
+        tasks = _selected(assignment.tasks, only)
+        learner = read_notebook(notebook, assignment)
+        template = read_notebook(assignment.template.encode(), assignment)
+        programs = {task.name: extract(learner, task.name, task.defines, template) for task in tasks}
+        if any(program.state == "ready" for program in programs.values()):
+            results, report = self._run(assignment, tasks, programs, seed)
+        else:
+            results, report = [_unrun(task, programs[task.name]) for task in tasks], ""
+        seconds = round(time.monotonic() - started, 4)
+        return Verdict(lab=assignment.slug, results=tuple(results), seed=seed, seconds=seconds, report=report)
+
+    def close(self) -> None:
+        self._kernels.close()
+
+    def _run(
+        self, assignment: Assignment, tasks: tuple[Task, ...], programs: dict[str, Program], seed: int
+    ) -> tuple[list[Result], str]:
+        with tempfile.TemporaryDirectory(prefix="gradlab-job-") as folder:
+            found = Path(folder, "results.json")
+            _job(tasks, programs, seed, self._config.gpu, found).write(Path(folder, "job.json"))
+            fault, report = self._execute(assignment.checks, Path(folder, "job.json"))
+            rows = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else []
+        return [_result(task, rows, fault) for task in tasks], report
+
+    def _execute(self, checks: Path, job: Path) -> tuple[str, str]:
+        """Run the checker notebook; what went wrong on our side (or ``""``), and the executed notebook."""
+        notebook = copy.deepcopy(_checker_notebook(checks))
+        try:
+            kernel = self._kernels.take()
+        except KernelUnavailable as error:
+            return str(error), ""
+        try:
+            done = papermill.execute_notebook(
+                notebook,
+                None,
+                parameters={"job": str(job)},
+                km=kernel,
+                kernel_name="judge",
+                language="python",
+                progress_bar=False,
+                execution_timeout=_CELL_SECONDS,
+            )
+            return "", nbformat.writes(done)
+        except Exception as error:
+            # PapermillExecutionError, a dead kernel, a timeout: whatever it is, it is not the learner's doing.
+            return f"The checker notebook failed: {type(error).__name__}: {_last_line(error)}", ""
+        finally:
+            self._kernels.discard(kernel)
+            self.warm()
+
+
+def _selected(tasks: tuple[Task, ...], only: str | None) -> tuple[Task, ...]:
+    """The task called ``only`` and those it builds on, in the lab's order; all of them if ``only`` is None."""
+    if only is None:
+        return tasks
+    by_name = {task.name: task for task in tasks}
+    wanted: set[str] = set()
+    pending = [only]
+    while pending:
+        name = pending.pop()
+        if name not in wanted:
+            wanted.add(name)
+            pending += by_name[name].needs
+    return tuple(task for task in tasks if task.name in wanted)
+
+
+def _job(tasks: Iterable[Task], programs: dict[str, Program], seed: int, gpu: bool, results: Path) -> Job:
+    return Job(
+        seed=seed,
+        gpu=gpu,
+        results=str(results),
+        tasks=tuple(
+            JobTask(
+                name=task.name,
+                seconds=task.seconds,
+                needs=task.needs,
+                gpu=task.gpu,
+                state=programs[task.name].state,
+                message=programs[task.name].message,
+                segments=[{"source": s.source, "cell": s.cell, "line": s.line} for s in programs[task.name].segments],
+                future=list(programs[task.name].future),
+            )
+            for task in tasks
+        ),
+    )
+
+
+def _unrun(task: Task, program: Program) -> Result:
+    outcome = Outcome.NOT_ATTEMPTED if program.state == "not attempted" else Outcome.ERROR
+    return Result(task.name, outcome, points=0, max_points=task.points, message=program.message)
+
+
+def _result(task: Task, rows: list[dict[str, Any]], fault: str) -> Result:
+    """One exercise's result. If the checker notebook did not run to its end, nothing passes because of it."""
+    row = next((row for row in rows if row["exercise"] == task.name), None)
+    if row is None:
+        return Result(task.name, Outcome.OUR_FAULT, 0, task.points, message=fault or "The checker gave no result.")
+    outcome = Outcome(row["outcome"])
+    result = Result(
+        exercise=task.name,
+        outcome=outcome,
+        points=task.points if outcome is Outcome.PASSED else 0,
+        max_points=task.points,
+        message=row["message"],
+        checks=tuple(CheckLine(c["title"], Outcome(c["outcome"]), c["message"]) for c in row["checks"]),
+        output=row["output"],
+        seconds=row["seconds"],
+    )
+    if fault and outcome in (Outcome.PASSED, Outcome.OUR_FAULT):
+        return replace(result, outcome=Outcome.OUR_FAULT, points=0, message=result.message or fault)
+    return result
+
+
+def _checker_notebook(path: Path) -> nbformat.NotebookNode:
+    """The checker notebook, with a last cell that ends the sandbox and a ``parameters`` cell as papermill wants it."""
+    notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.cells.append(nbformat.v4.new_code_cell("specification.close()"))
+    for index, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{index}"
+        cell.metadata.setdefault("tags", [])
+    notebook.metadata["kernelspec"] = {"name": "judge", "display_name": "Gradlab judge", "language": "python"}
+    return notebook
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,143 @@
+"""Warm judge kernels: started ahead, each used for one check, refilled in the background."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import KernelManager
+
+from checker.kernel import ENVIRONMENT
+from checker.sandbox.process import SandboxConfig
+
+__all__ = ["KernelPool", "KernelUnavailable"]
+
+_START_SECONDS = 120
+
+
+class KernelUnavailable(RuntimeError):
+    """A judge kernel could not be started: our fault."""
+
+
+class _JudgeSpecs(KernelSpecManager):  # type: ignore[misc]
+    """The one kernel the judge uses, so that nothing of the machine's or a user's Jupyter folders is looked up."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        # -P: nothing is imported from the working directory.
+        argv = [sys.executable, "-P", "-m", "checker.kernel", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="Gradlab judge", language="python")
+
+
+class KernelPool:
+    """Up to ``size`` kernels wait; :meth:`take` never waits for a refill longer than a start takes. Thread-safe."""
+
+    def __init__(self, config: SandboxConfig, size: int) -> None:
+        self._config = config
+        self._size = size
+        self._ready: queue.SimpleQueue[KernelManager] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._started: set[KernelManager] = set()
+        self._coming = 0
+        self._closed = False
+
+    def warm(self) -> None:
+        """Start what is missing, in the background and one after another: a cold start takes a whole core."""
+        with self._lock:
+            missing = self._size - self._ready.qsize() - self._coming
+            if self._closed or missing <= 0:
+                return
+            self._coming += missing
+        threading.Thread(target=self._refill, args=(missing,), name="judge-refill", daemon=True).start()
+
+    def take(self) -> KernelManager:
+        """A kernel nobody used, warm if one waits, else started now. KernelUnavailable if that fails twice."""
+        with contextlib.suppress(queue.Empty):
+            while (kernel := self._ready.get_nowait()) is not None:
+                if kernel.is_alive():
+                    return kernel
+                self.discard(kernel)
+        try:
+            return self._start()
+        except Exception:
+            return self._start()
+
+    def discard(self, kernel: KernelManager) -> None:
+        """End a kernel and its sandbox at once; nothing of it is of use any more."""
+        with self._lock:
+            self._started.discard(kernel)
+        provisioner = kernel.provisioner
+        pid = getattr(provisioner, "pid", None)
+        if pid:
+            # The kernel leads a process group; its sandbox, a session of its own, dies with its parent.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        kernel.shutdown_kernel(now=True)
+        kernel.cleanup_resources()
+        shutil.rmtree(Path(kernel.connection_file).parent, ignore_errors=True)
+
+    def close(self) -> None:
+        """End every kernel, waiting or in use."""
+        with self._lock:
+            self._closed = True
+            started = list(self._started)
+        for kernel in started:
+            with contextlib.suppress(Exception):
+                self.discard(kernel)
+
+    def _refill(self, count: int) -> None:
+        for _ in range(count):
+            try:
+                kernel = self._start()
+            except Exception:
+                # take() starts one itself and reports what is wrong; a refill that fails only costs time.
+                kernel = None
+            with self._lock:
+                self._coming -= 1
+                closed = self._closed
+            if kernel is not None and closed:
+                self.discard(kernel)
+            elif kernel is not None:
+                self._ready.put(kernel)
+
+    def _start(self) -> KernelManager:
+        # Unix sockets in a private folder: no port that learner code on this machine could even connect to.
+        folder = tempfile.mkdtemp(prefix="gradlab-kernel-")
+        kernel: Any = KernelManager(
+            kernel_name="judge",
+            kernel_spec_manager=_JudgeSpecs(),
+            transport="ipc",
+            ip=f"{folder}/socket",
+            connection_file=f"{folder}/connection.json",
+        )
+        try:
+            kernel.start_kernel(env=_environment(self._config), cwd="/")
+            with self._lock:
+                self._started.add(kernel)
+            client = kernel.client()
+            client.start_channels()
+            try:
+                client.wait_for_ready(timeout=_START_SECONDS)
+            finally:
+                client.stop_channels()
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                self.discard(kernel)
+            raise KernelUnavailable(f"The judge's kernel does not start: {error}") from error
+        return kernel
+
+
+def _environment(config: SandboxConfig) -> dict[str, str]:
+    """What the kernel needs and no more: none of the server's tokens or settings."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME", "TMPDIR", "GRADLAB_INSTANCE") if name in os.environ}
+    return kept | {ENVIRONMENT: json.dumps(asdict(config)), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

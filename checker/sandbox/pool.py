@@ -1,0 +1,61 @@
+"""Warm sandboxes: one waits, started, its torch imported, while the judge's kernel waits for a notebook."""
+
+from __future__ import annotations
+
+from checker.sandbox.base import SandboxBroken, SandboxTimeout
+from checker.sandbox.process import ProcessSandbox, SandboxConfig
+
+__all__ = ["SandboxPool", "SandboxUnavailable"]
+
+_START_SECONDS = 60.0
+
+
+class SandboxUnavailable(RuntimeError):
+    """No sandbox could be started: our fault, never the learner's."""
+
+
+class SandboxPool:
+    """Hands out sandboxes, each once; the first one is started ahead. Not thread-safe."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self.config = config
+        self._waiting: list[ProcessSandbox] = []
+
+    def warm(self) -> None:
+        """Start a sandbox and return at once; it imports torch meanwhile."""
+        sandbox = ProcessSandbox(self.config)
+        sandbox.start()
+        self._waiting.append(sandbox)
+
+    def wait_warm(self) -> None:
+        """Block until the waiting sandbox is ready, so that the first check finds it so."""
+        self._waiting = [self._ready(sandbox) for sandbox in self._waiting]
+
+    def take(self) -> ProcessSandbox:
+        """A ready sandbox nobody else has or had. SandboxUnavailable if two in a row do not start."""
+        failure: Exception | None = None
+        for _ in range(2):
+            try:
+                if not self._waiting:
+                    self.warm()
+                return self._ready(self._waiting.pop())
+            except (OSError, SandboxUnavailable) as error:
+                failure = error
+        raise SandboxUnavailable(f"The sandbox does not start: {failure}")
+
+    def close(self) -> None:
+        """End the waiting sandbox."""
+        while self._waiting:
+            self._waiting.pop().close()
+
+    @staticmethod
+    def _ready(sandbox: ProcessSandbox) -> ProcessSandbox:
+        if sandbox.ready:
+            return sandbox
+        try:
+            sandbox.wait_ready(_START_SECONDS)
+        except (SandboxBroken, SandboxTimeout) as error:
+            printed = sandbox.take_output().strip()
+            sandbox.close()
+            raise SandboxUnavailable(f"{type(error).__name__}: {error}. It printed: {printed or 'nothing'}") from error
+        return sandbox

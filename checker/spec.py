@@ -1,0 +1,260 @@
+"""What a hidden checker notebook is written with.
+
+The first cells of every ``checks.py``::
+
+    # %% tags=["parameters"]
+    job = ""
+
+    # %%
+    from checker.spec import begin
+    check, student, draw = begin(job)
+
+Then one cell a check. The function's docstring is the promise the learner reads; it runs as soon as it is defined::
+
+    # %%
+    @check("rank_of")
+    def counts_axes():
+        "A tensor of any rank is answered with its number of axes."
+        for rank in range(5):
+            x = draw.tensor(*draw.shape(rank, low=2))
+            student.rank_of(x).equals(rank, diagnose={"That is the number of elements.": x.numel()})
+
+An exercise passes if it has at least one check and all of them pass. After every check the results so far are written to
+the job's folder, which no sandbox can see; the notebook's own outputs are never read for a verdict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from checker.draw import Draw
+from checker.results import CheckLine, Outcome
+from checker.sandbox.base import OutputFlood, Sandbox, SandboxBroken, SandboxTimeout
+from checker.sandbox.pool import SandboxPool, SandboxUnavailable
+from checker.sandbox.process import SandboxConfig
+from checker.student import Answer, Failure, ProgramEnded, Student, StudentError
+
+__all__ = ["Answer", "Failure", "Job", "Specification", "begin"]
+
+MAX_OUTPUT = 20_000
+
+
+@dataclass(frozen=True)
+class JobTask:
+    """One exercise to judge: its program, or the state that says why there is none."""
+
+    name: str
+    seconds: float
+    needs: tuple[str, ...]
+    gpu: bool
+    state: str
+    message: str
+    segments: list[dict[str, Any]]
+    future: list[str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submission as the judge's kernel gets it: a JSON file that only the judge's user can read."""
+
+    seed: int
+    gpu: bool
+    results: str
+    tasks: tuple[JobTask, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        tasks = tuple(JobTask(**task | {"needs": tuple(task["needs"])}) for task in data.pop("tasks"))
+        return cls(tasks=tasks, **data)
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+
+@dataclass
+class Judged:
+    """What is known of one exercise so far."""
+
+    task: JobTask
+    lines: list[CheckLine] = field(default_factory=list)
+    decided: Outcome | None = None
+    message: str = ""
+    output: str = ""
+    seconds: float = 0.0
+
+    @property
+    def outcome(self) -> Outcome:
+        """PASSED only with at least one check and nothing against it."""
+        if self.decided is not None:
+            return self.decided
+        bad = next((line.outcome for line in self.lines if line.outcome is not Outcome.PASSED), None)
+        return bad or (Outcome.PASSED if self.lines else Outcome.OUR_FAULT)
+
+    def to_dict(self) -> dict[str, Any]:
+        first = next((line.message for line in self.lines if line.outcome is not Outcome.PASSED), "")
+        unchecked = "" if self.lines or self.decided else "The checker has no check for this exercise."
+        return {
+            "exercise": self.task.name,
+            "outcome": self.outcome,
+            "message": self.message or first or unchecked,
+            "checks": [asdict(line) for line in self.lines],
+            "output": self.output[:MAX_OUTPUT],
+            "seconds": round(self.seconds, 4),
+        }
+
+
+class Specification:
+    """Runs checks as they are defined and keeps the results. One job, one use."""
+
+    def __init__(self, job: Job, pool: SandboxPool) -> None:
+        self._job = job
+        self._pool = pool
+        self._judged = {task.name: Judged(task, *_settled(task)) for task in job.tasks}
+        self._sandbox: Sandbox | None = None
+        self._open: Judged | None = None
+        self._student: Student | None = None
+        self._draw = Draw(job.seed)
+        self._write()
+
+    def check(self, exercise: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+        """Decorator: run the function now as a check of ``exercise``. Unknown exercises are not part of this job."""
+
+        def run(function: Callable[[], None]) -> Callable[[], None]:
+            judged = self._judged.get(exercise)
+            if judged is not None and judged.decided is None:
+                self._run(judged, function)
+                self._write()
+            return function
+
+        return run
+
+    @property
+    def student(self) -> Student:
+        """The program of the exercise whose check is running."""
+        if self._student is None:
+            raise RuntimeError("student is only there inside a check")
+        return self._student
+
+    @property
+    def draw(self) -> Draw:
+        return self._draw
+
+    def close(self) -> None:
+        """End the last program and its sandbox."""
+        self._end_program()
+        self._drop_sandbox()
+        self._write()
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def _run(self, judged: Judged, function: Callable[[], None]) -> None:
+        title = (function.__doc__ or function.__name__.replace("_", " ")).strip()
+        started = time.monotonic()
+        try:
+            if judged is not self._open and not self._begin_program(judged):
+                return
+            self._draw = Draw(self._job.seed, f"{judged.task.name}/{function.__name__}/{len(judged.lines)}")
+            function()
+            judged.lines.append(CheckLine(title, Outcome.PASSED))
+        except Failure as failure:
+            judged.lines.append(CheckLine(title, Outcome.FAILED, str(failure)))
+        except StudentError as error:
+            judged.lines.append(CheckLine(title, error.outcome, str(error)))
+        except ProgramEnded as end:
+            judged.lines.append(CheckLine(title, end.outcome, str(end)))
+            judged.decided, judged.message = end.outcome, str(end)
+        except SandboxUnavailable as error:
+            judged.decided, judged.message = Outcome.OUR_FAULT, str(error)
+        except Exception as error:
+            # A check that itself raises is a fault of the course; its traceback stays in the executed notebook.
+            judged.decided = Outcome.OUR_FAULT
+            judged.message = f"The check {function.__name__!r} is broken: {type(error).__name__}: {error}"
+            raise
+        finally:
+            judged.seconds += time.monotonic() - started
+
+    def _begin_program(self, judged: Judged) -> bool:
+        """Start the exercise's program; False if what it needs has not passed or its own statements fail."""
+        self._end_program()
+        missing = [name for name in judged.task.needs if self._judged[name].outcome is not Outcome.PASSED]
+        if missing:
+            judged.decided = Outcome.SKIPPED
+            judged.message = f"Not judged yet: it builds on {', '.join(missing)}, which has not passed."
+            return False
+        if judged.task.gpu and not self._job.gpu:
+            judged.decided, judged.message = Outcome.SKIPPED, "Needs a GPU, and this server has none."
+            return False
+        if self._sandbox is None:
+            self._sandbox = self._pool.take()
+        self._open, self._student = judged, Student(self._sandbox, seconds=judged.task.seconds)
+        try:
+            self._student._load(judged.task.segments, judged.task.future, self._job.seed)
+        except (StudentError, ProgramEnded) as error:
+            judged.decided, judged.message = error.outcome, str(error)
+            self._end_program()
+            return False
+        return True
+
+    def _end_program(self) -> None:
+        """Leave the open exercise: collect what it printed, keep the sandbox if it is still sound."""
+        if self._open is None or self._sandbox is None or self._student is None:
+            return
+        judged, sandbox, student = self._open, self._sandbox, self._student
+        self._open = self._student = None
+        sound = student._ended is None or student._ended.reusable
+        try:
+            student._end()
+        except (SandboxBroken, SandboxTimeout, OutputFlood):
+            sound = False
+        with contextlib.suppress(OutputFlood):
+            judged.output = sandbox.take_output()
+        if not sound:
+            self._drop_sandbox()
+
+    def _drop_sandbox(self) -> None:
+        if self._sandbox is not None:
+            self._sandbox.close()
+            self._sandbox = None
+
+    def _write(self) -> None:
+        """Replace the results file whole: whoever reads it never sees half of one."""
+        path = Path(self._job.results)
+        draft = path.with_suffix(".new")
+        draft.write_text(json.dumps([judged.to_dict() for judged in self._judged.values()]), encoding="utf-8")
+        os.replace(draft, path)
+
+
+class _Current:
+    """``student`` and ``draw`` of the running check, under names that stay the same for the whole notebook."""
+
+    def __init__(self, specification: Specification, attribute: str) -> None:
+        self._specification = specification
+        self._attribute = attribute
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(self._specification, self._attribute), name)
+
+
+def begin(job: str) -> tuple[Callable[[str], Callable[[Callable[[], None]], Callable[[], None]]], Any, Any]:
+    """``check, student, draw`` for the job file at this path; in the judge's kernel its warm sandbox is used."""
+    from IPython.core.getipython import get_ipython
+
+    shell = get_ipython()  # type: ignore[no-untyped-call]
+    pool = shell.user_ns.get("sandboxes") if shell is not None else None
+    specification = Specification(Job.read(Path(job)), pool or SandboxPool(SandboxConfig()))
+    if shell is not None:
+        shell.user_ns["specification"] = specification
+    return specification.check, _Current(specification, "student"), _Current(specification, "draw")
+
+
+def _settled(task: JobTask) -> tuple[list[CheckLine], Outcome | None, str]:
+    outcome = {"not attempted": Outcome.NOT_ATTEMPTED, "error": Outcome.ERROR}.get(task.state)
+    return [], outcome, task.message
