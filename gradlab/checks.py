@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from checker.engine import Assignment, NotebookError, Task, read_notebook
@@ -222,7 +222,10 @@ class Checks:
                 return None
             if attempt < TRIES:
                 self._closing.wait(self._retry_seconds)
-        return verdict or verdict_of_our_fault(submission, lab, "the judge failed on your notebook several times.")
+        reason = "the judge failed on your notebook several times."
+        if verdict is None:
+            return verdict_of_our_fault(submission, lab, reason)
+        return _for_the_learner(verdict, reason)
 
     def _try(self, submission: Submission, lab: Lab) -> Verdict | None:
         try:
@@ -327,3 +330,13 @@ def verdict_of_our_fault(submission: Submission, lab: Lab | None, reason: str) -
         wanted = [(ex.name, ex.points) for ex in lab.exercises if submission.only in (None, ex.name)]
     results = tuple(Result(name, Outcome.OUR_FAULT, 0, points, message) for name, points in wanted)
     return Verdict(lab=submission.lab, results=results, seed=submission.seed, seconds=0.0)
+
+
+def _for_the_learner(verdict: Verdict, reason: str) -> Verdict:
+    """The judge's own words about its fault may quote hidden checks: they go to the log, this to the learner."""
+    message = OUR_FAULT.format(reason=reason)
+    results = tuple(
+        replace(result, message=message, checks=(), output="") if result.outcome is Outcome.OUR_FAULT else result
+        for result in verdict.results
+    )
+    return replace(verdict, results=results)

@@ -118,14 +118,33 @@ def double(x: torch.Tensor) -> torch.Tensor:
     return TWO * x
 """
 
-CHECKS = """# %%
-raise SystemExit("filled in with the engine")
+CHECKS = """# %% tags=["parameters"]
+job = ""
+
+# %%
+from checker.spec import begin
+check, student, draw = begin(job)
+
+# %%
+@check("rank_of")
+def counts_dimensions():
+    "A tensor is answered with its number of dimensions."
+    for rank in range(1, 5):
+        x = draw.tensor(*draw.shape(rank, low=2))
+        student.rank_of(x).equals(rank, diagnose={"That is the number of elements.": x.numel()})
+
+# %%
+@check("double")
+def doubles_every_element():
+    "Every element is doubled."
+    x = draw.tensor(3, 4, low=3.0, high=9.0)
+    student.double(x).is_close(2 * x, diagnose={"That squares the elements.": x * x, "That halves them.": x / 2})
 """
 
 MISTAKES = {
     "rank_elements": """# exercise: rank_of
 # outcome: failed
-# says: number of dimensions
+# says: That is the number of elements.
 def rank_of(x):
     return x.numel()
 """,
@@ -137,13 +156,13 @@ def rank_of(x):
 """,
     "double_square": """# exercise: double
 # outcome: failed
-# says: twice
+# says: That squares the elements.
 def double(x):
     return x * x
 """,
     "double_half": """# exercise: double
 # outcome: failed
-# says: twice
+# says: That halves them.
 def double(x):
     return x / 2
 """,

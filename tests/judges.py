@@ -17,7 +17,13 @@ def verdict(assignment: Assignment, outcome: Outcome, *, only: str | None = None
     """The same outcome for every exercise asked for."""
     tasks = [task for task in assignment.tasks if only in (None, task.name)]
     results = tuple(
-        Result(task.name, outcome, task.points if outcome is Outcome.PASSED else 0, task.points, message=str(outcome))
+        Result(
+            task.name,
+            outcome,
+            task.points if outcome is Outcome.PASSED else 0,
+            task.points,
+            message=f"hidden: {outcome}",
+        )
         for task in tasks
     )
     return Verdict(lab=assignment.slug, results=results, seed=seed, seconds=0.01, report='{"cells": []}')

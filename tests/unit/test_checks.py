@@ -237,13 +237,20 @@ def test_after_three_faults_the_verdict_says_that_it_is_our_fault(
     assert "the kernel died" in caplog.text
 
 
-def test_a_judge_that_blames_itself_three_times_is_believed(make: Make, store: Store, notebook: bytes) -> None:
+def test_a_judge_that_blames_itself_three_times_is_believed_and_its_words_stay_in_the_log(
+    make: Make, store: Store, notebook: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     judge = ScriptedJudge([Outcome.OUR_FAULT] * 3)
     checks = make(judge)
     number = checks.accept("ada", "tensors", notebook)
     assert checks.wait(number, 20)
     assert outcomes(store, number) == ["our fault", "our fault"]
     assert len(judge.calls) == 3
+    found = store.submission(number)
+    assert found is not None
+    assert found.verdict is not None
+    assert found.verdict["results"][0]["message"].startswith("This is our fault, not yours: the judge failed")
+    assert "The judge blames itself for submission 1 (lab tensors): hidden: our fault" in caplog.text
 
 
 def test_the_next_check_of_the_learner_runs_after_a_fault(make: Make, store: Store, notebook: bytes) -> None:
