@@ -1,7 +1,7 @@
 """Comparing what learner code returned with what is right, and saying how it differs.
 
-Only data of :mod:`labkit.wire` arrives here, so types are exact: no ``__eq__``, no subclass, nothing that computes when it
-is looked at. The comparison runs with the judge's own torch and numpy.
+Only data of :mod:`labkit.wire` arrives here, so types are exact: no ``__eq__``, no subclass, nothing that computes
+when it is looked at. The comparison runs with the judge's own torch and numpy.
 """
 
 from __future__ import annotations

@@ -77,14 +77,12 @@ class Draw:
             return made.permute(*range(made.dim() - 1, -1, -1))
         return made[..., ::2] if layout == "strided" and stored else made
 
-    def array(
-        self, *shape: int, dtype: Any = np.float64, low: float = -1.0, high: float = 1.0
-    ) -> np.ndarray[Any, Any]:
+    def array(self, *shape: int, dtype: Any = np.float64, low: float = -1.0, high: float = 1.0) -> np.ndarray[Any, Any]:
         """A NumPy array of uniform values; integers in ``[low, high]``."""
         kind = np.dtype(dtype)
         values = torch.rand(list(shape), generator=self.generator, dtype=torch.float64).numpy()
         if kind.kind in "iu":
-            return np.floor(values * (int(high) + 1 - int(low)) + int(low)).astype(kind)
-        if kind.kind == "b":
-            return values < 0.5
-        return (values * (high - low) + low).astype(kind)
+            made = np.floor(values * (int(high) + 1 - int(low)) + int(low))
+        else:
+            made = values < 0.5 if kind.kind == "b" else values * (high - low) + low
+        return np.asarray(made, dtype=kind)

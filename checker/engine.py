@@ -1,7 +1,7 @@
 """The judge: a notebook in, a verdict out.
 
-``checker.extract`` finds each exercise's program, papermill runs the lab's hidden checker notebook in a warm kernel, and the
-results that the kernel wrote are read back and made complete: no result is never a pass.
+``checker.extract`` finds each exercise's program, papermill runs the lab's hidden checker notebook in a warm kernel,
+and the results that the kernel wrote are read back and made complete: no result is never a pass.
 """
 
 from __future__ import annotations

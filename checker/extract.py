@@ -1,4 +1,5 @@
-"""Answers are found by name: the smallest set of top-level statements that defines an exercise's names and all they use.
+"""Answers are found by name: the smallest set of top-level statements that defines an exercise's names and all they
+use.
 
 The notebook is parsed, never run. Deleted, renamed, duplicated, reordered or untagged cells, and long training cells
 elsewhere in the notebook, do not matter: the last definition of a name counts, as it would after "run all".
@@ -37,7 +38,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Statement:
-    """A parsed top-level statement: what it binds, changes and uses. ``fresh`` binds anew, whatever was there before."""
+    """A parsed top-level statement: what it binds, changes and uses; ``fresh`` is bound without regard to before."""
 
     segment: Segment
     node: ast.stmt
@@ -91,7 +92,9 @@ def read_notebook(data: bytes, wanted: Iterable[str]) -> Notebook:
             "The file is JSON but no notebook of format 4: it has no list of cells. Save it from JupyterLab as .ipynb."
         )
     if len(cells) > MAX_CELLS:
-        raise NotebookError(f"The notebook has {len(cells)} cells, more than {MAX_CELLS}. Remove the ones you do not need.")
+        raise NotebookError(
+            f"The notebook has {len(cells)} cells, more than {MAX_CELLS}. Remove the ones you do not need."
+        )
     notebook = _parse(cells)
     names = frozenset(wanted)
     bound = {name for statement in notebook.statements for name in statement.binds}
@@ -182,7 +185,7 @@ def _statements(source: str, cell: int) -> list[Statement]:
 
 def _segment_text(lines: list[str], node: ast.stmt, start: int) -> str:
     """The statement's own text; several statements on one line (``a = 1; b = 2``) are cut apart."""
-    assert node.end_lineno is not None and node.end_col_offset is not None
+    assert node.end_col_offset is not None  # parsed from text, so every node has its place
     chosen = lines[start - 1 : node.end_lineno]
     chosen[-1] = chosen[-1].encode()[: node.end_col_offset].decode()
     if start == node.lineno:

@@ -139,5 +139,7 @@ class KernelPool:
 
 def _environment(config: SandboxConfig) -> dict[str, str]:
     """What the kernel needs and no more: none of the server's tokens or settings."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME", "TMPDIR", "GRADLAB_INSTANCE") if name in os.environ}
+    kept = {
+        name: os.environ[name] for name in ("PATH", "LANG", "HOME", "TMPDIR", "GRADLAB_INSTANCE") if name in os.environ
+    }
     return kept | {ENVIRONMENT: json.dumps(asdict(config)), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

@@ -35,7 +35,7 @@ class CheckLine:
 
 @dataclass(frozen=True)
 class Result:
-    """One exercise's part of a verdict. ``seconds`` is wall time on the judge's clock; ``output`` what the code printed."""
+    """One exercise's part of a verdict: ``seconds`` on the judge's clock, ``output`` as the code printed it."""
 
     exercise: str
     outcome: Outcome

@@ -19,8 +19,8 @@ Then one cell a check. The function's docstring is the promise the learner reads
             x = draw.tensor(*draw.shape(rank, low=2))
             student.rank_of(x).equals(rank, diagnose={"That is the number of elements.": x.numel()})
 
-An exercise passes if it has at least one check and all of them pass. After every check the results so far are written to
-the job's folder, which no sandbox can see; the notebook's own outputs are never read for a verdict.
+An exercise passes if it has at least one check and all of them pass. After every check the results so far are written
+to the job's folder, which no sandbox can see; the notebook's own outputs are never read for a verdict.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def begin(job: str) -> tuple[Callable[[str], Callable[[Callable[[], None]], Call
     """``check, student, draw`` for the job file at this path; in the judge's kernel its warm sandbox is used."""
     from IPython.core.getipython import get_ipython
 
-    shell = get_ipython()  # type: ignore[no-untyped-call]
+    shell = get_ipython()
     pool = shell.user_ns.get("sandboxes") if shell is not None else None
     specification = Specification(Job.read(Path(job)), pool or SandboxPool(SandboxConfig()))
     if shell is not None:

@@ -1,8 +1,8 @@
 """The learner's program as the judge sees it: functions to call, whose answers are data or handles.
 
 ``student.rank_of(x)`` runs in the sandbox and gives an :class:`Answer`; what it asserts raises :class:`Failure` with a
-sentence for the learner. An exception in learner code is kept in the answer, and raised when the answer is used, so that a
-check can expect one.
+sentence for the learner. An exception in learner code is kept in the answer, and raised when the answer is used, so
+that a check can expect one.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Answer:
         self._compare(want, Tolerance(rtol, atol), diagnose)
 
     def satisfies(self, predicate: Callable[[Any], bool], otherwise: str) -> None:
-        """``predicate(value)`` is true; ``otherwise`` is what the learner reads if it is not (``{got}`` is the value)."""
+        """``predicate(value)`` is true; ``otherwise`` is what the learner reads if not (``{got}`` is the value)."""
         try:
             good = predicate(self.value)
         except (StudentError, ProgramEnded):
@@ -124,7 +124,9 @@ class Answer:
     def raises(self, expected: str, *, otherwise: str = "") -> None:
         """The call raised ``expected`` (an exception's class name) or a subclass of it."""
         if self.error is None:
-            raise Failure(f"{self.call} returned {describe(self._value)}; it should raise {expected}. {otherwise}".strip())
+            raise Failure(
+                f"{self.call} returned {describe(self._value)}; it should raise {expected}. {otherwise}".strip()
+            )
         if expected not in self.error.bases:
             raise Failure(
                 f"{self.call} raised {self.error.type} ({self.error.message}); it should raise {expected}. {otherwise}".strip()
@@ -288,5 +290,7 @@ def _argument(value: Any) -> str:
         return f"<{value.type.rsplit('.', 1)[-1]}>"
     if isinstance(value, torch.Tensor):
         small = value.numel() <= 6 and value.dim() <= 2
-        return f"tensor({rounded(value.tolist())})" if small else f"<tensor {tuple(value.shape)} {str(value.dtype)[6:]}>"
+        return (
+            f"tensor({rounded(value.tolist())})" if small else f"<tensor {tuple(value.shape)} {str(value.dtype)[6:]}>"
+        )
     return describe(value)

@@ -157,7 +157,9 @@ class Course:
         for lab in self.labs:
             if lab.slug == slug:
                 return lab
-        raise CourseError(f"There is no lab {slug!r} on this server. It has: {', '.join(lab.slug for lab in self.labs)}.")
+        raise CourseError(
+            f"There is no lab {slug!r} on this server. It has: {', '.join(lab.slug for lab in self.labs)}."
+        )
 
     def answering(self, question_id: str) -> tuple[tuple[Lab, Exercise], ...]:
         """The exercises that answer a question, in curriculum order."""
@@ -191,7 +193,9 @@ def _load_catalogue(path: Path) -> tuple[tuple[Topic, ...], tuple[Question, ...]
             sources=tuple(row.get("sources", ())),
         )
         if question.topic not in slugs:
-            raise CourseError(f"{path}: question {question.id} names topic {question.topic!r}, which is not in the file.")
+            raise CourseError(
+                f"{path}: question {question.id} names topic {question.topic!r}, which is not in the file."
+            )
         questions.append(question)
     _refuse_duplicates((question.id for question in questions), "question id", path)
     return topics, tuple(questions)
@@ -208,7 +212,9 @@ def _load_lab(path: Path, hidden: Path, topics: Mapping[str, Topic], question_id
         )
     for name in ("exercises.toml", "checks.py", "solution.py"):
         if not (hidden / name).is_file():
-            raise CourseError(f"Lab {slug!r} has no checker: {hidden / name} is missing. Add it, or remove {path.name}.")
+            raise CourseError(
+                f"Lab {slug!r} has no checker: {hidden / name} is missing. Add it, or remove {path.name}."
+            )
     exercises = _load_exercises(hidden / "exercises.toml", question_ids)
     notebook = _learner_notebook(path, slug, exercises)
     return Lab(

@@ -1,15 +1,16 @@
 """The sandbox's side: holds a learner's program and does what the judge asks of it, one call at a time.
 
-Run as ``python -m labkit.agent``, confined. Frames of :mod:`labkit.wire` come in on standard input and go out on standard
-output; both are moved away first, so that learner code finds an empty input and an output that is only shown.
+Run as ``python -m labkit.agent``, confined. Frames of :mod:`labkit.wire` come in on standard input and go out on
+standard output; both are moved away first, so that learner code finds an empty input and an output that is only shown.
 
-The agent imports torch once and then forks a child per program, which answers until it is told to end or dies; the agent
-reports how. A child can do what it likes to the agent: nothing here decides anything, and the judge trusts no word of it.
+The agent imports torch once and then forks a child per program, which answers until it is told to end or dies; the
+agent reports how. A child can do what it likes to the agent: nothing here decides anything, and the judge trusts no
+word of it.
 """
 
 from __future__ import annotations
-
 import __future__
+
 import builtins
 import linecache
 import os

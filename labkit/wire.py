@@ -1,8 +1,9 @@
 """Values as data: how the judge and the sandbox exchange arguments and results.
 
-A frame is ``GLW1``, the header's and the payload's length, a JSON header and raw buffers. What can be inside is a closed
-table of types; anything else crosses as a :class:`Handle`, a name for an object that stays in the sandbox. Nothing is ever
-unpickled, every length is bounded before it is read, and every size is checked against the bytes that came.
+A frame is ``GLW1``, the header's and the payload's length, a JSON header and raw buffers. What can be inside is a
+closed table of types; anything else crosses as a :class:`Handle`, a name for an object that stays in the sandbox.
+Nothing is ever unpickled, every length is bounded before it is read, and every size is checked against the bytes that
+came.
 
 ========== ====================================================================
 JSON       None, bool, str, finite float, int below 2**53, list
@@ -143,13 +144,15 @@ class _Encoder:
         if isinstance(value, tuple):  # named tuples too: torch.max(x, 0) returns one
             return {"t": "tuple", "v": [self.encode(item, depth + 1) for item in value]}
         if isinstance(value, dict):  # OrderedDict, defaultdict, a module's state
-            return {"t": "dict", "v": [[self.encode(k, depth + 1), self.encode(v, depth + 1)] for k, v in value.items()]}
+            pairs = [[self.encode(k, depth + 1), self.encode(v, depth + 1)] for k, v in value.items()]
+            return {"t": "dict", "v": pairs}
         if self._keep is not None:
             return self._tagged(self._keep(value), Handle, depth)
         raise WireError(f"a {kind.__name__} cannot be handed over as data")
 
     def _tensor(self, value: torch.Tensor) -> dict[str, Any]:
-        axes = sorted(range(value.dim()), key=lambda axis: -value.stride(axis))
+        strides = value.stride()
+        axes = sorted(range(value.dim()), key=lambda axis: -strides[axis])
         plain = value.detach().cpu().resolve_conj().resolve_neg().permute(axes).contiguous()
         data = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
         return {
@@ -274,7 +277,7 @@ def _is_plain_tensor(value: torch.Tensor) -> bool:
         value.layout is torch.strided
         and value.device.type != "meta"
         and str(value.dtype).removeprefix("torch.") in _TENSOR_DTYPES
-        and not isinstance(value, torch.nn.parameter.UninitializedTensorMixin)
+        and not torch.nn.parameter.is_lazy(value)
     )
 
 

@@ -49,6 +49,10 @@ class Sandbox(ABC):
         """End everything in the sandbox, however it resists. May be called twice."""
 
     @abstractmethod
+    def close(self) -> None:
+        """Kill, and give every descriptor back."""
+
+    @abstractmethod
     def _write_fd(self) -> int: ...
 
     @abstractmethod

@@ -1,4 +1,5 @@
-"""Command lines that confine a program with what the machine offers: bubblewrap, util-linux ``unshare``, or limits only.
+"""Command lines that confine a program with what the machine offers: bubblewrap, util-linux ``unshare``, or limits
+only.
 
 The judge confines learner code with it (no network, no home), the trial hub learners' servers (own home, network).
 Everything is a pure function from a :class:`Confinement` to an argument list, except :func:`detect`, which tries the
@@ -27,8 +28,10 @@ Method = Literal["bubblewrap", "unshare", "plain"]
 METHODS: tuple[Method, ...] = ("bubblewrap", "unshare", "plain")
 
 # What a program needs of /etc to start, resolve names and users; not the host's configuration or keys.
-_ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "passwd", "group", "nsswitch.conf", "hosts", "resolv.conf",
-        "localtime", "alternatives", "ssl", "ca-certificates", "fonts", "mime.types", "host.conf", "gai.conf")  # fmt: skip
+_ETC = (
+    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "passwd", "group", "nsswitch.conf", "hosts", "resolv.conf", "host.conf",
+    "gai.conf", "localtime", "alternatives", "ssl", "ca-certificates", "fonts", "mime.types",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,11 @@ def detect(preference: str = "auto") -> Method:
         probe = Confinement(Limits(processes=64), scratch_mb=1, uid=65_000)
         try:
             done = subprocess.run(
-                command(method, probe, ["/bin/sh", "-c", "echo ok"]), capture_output=True, text=True, timeout=20, check=False
+                command(method, probe, ["/bin/sh", "-c", "echo ok"]),
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=False,
             )
         except OSError as error:
             failure = str(error)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -70,9 +71,8 @@ class ProcessSandbox(Sandbox):
             bufsize=0,
             start_new_session=True,
         )
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert stream is not None
-            os.set_blocking(stream.fileno(), False)
+        for descriptor in (self._write_fd(), *self._read_fds()):
+            os.set_blocking(descriptor, False)
 
     def kill(self) -> None:
         process = self._process
@@ -98,21 +98,22 @@ class ProcessSandbox(Sandbox):
         return found
 
     def close(self) -> None:
-        """Kill, and give the descriptors back."""
         self.kill()
         if self._process is not None:
             for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-                if stream is not None:
-                    stream.close()
+                _pipe(stream).close()
 
     def _write_fd(self) -> int:
-        assert self._process is not None and self._process.stdin is not None
-        return self._process.stdin.fileno()
+        return _pipe(self._started().stdin).fileno()
 
     def _read_fds(self) -> tuple[int, int]:
-        process = self._process
-        assert process is not None and process.stdout is not None and process.stderr is not None
-        return process.stdout.fileno(), process.stderr.fileno()
+        process = self._started()
+        return _pipe(process.stdout).fileno(), _pipe(process.stderr).fileno()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the sandbox was not started")
+        return self._process
 
     def _read(self, descriptor: int, size: int) -> bytes | None:
         try:
@@ -125,6 +126,12 @@ class ProcessSandbox(Sandbox):
             return os.write(self._write_fd(), data)
         except BlockingIOError:
             return 0
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    """Popen's streams are all pipes here; their type only does not say so."""
+    assert stream is not None
+    return stream
 
 
 def _own_uid() -> int:

@@ -102,7 +102,8 @@ class Store:
         except (ArgumentError, SQLAlchemyError, OSError) as error:
             shown = str(error).splitlines()[0]
             raise StoreError(
-                f"The database {url!r} cannot be opened: {shown}. Check GRADLAB_DATABASE_URL and the folder's permissions."
+                f"The database {url!r} cannot be opened: {shown}. "
+                "Check GRADLAB_DATABASE_URL and the folder's permissions."
             ) from error
         return cls(engine)
 
@@ -299,9 +300,7 @@ class Store:
         """Record that this version of a lab lies in the learner's home under this name."""
         with self._session.begin() as session:
             self._see(session, learner, now)
-            session.merge(
-                DeliveryRow(learner=learner, lab=lab, version=version, filename=filename, delivered_at=now)
-            )
+            session.merge(DeliveryRow(learner=learner, lab=lab, version=version, filename=filename, delivered_at=now))
 
     def deliveries(self, learner: str) -> dict[str, list[tuple[str, str]]]:
         """Per lab the delivered ``(version, file name)`` pairs, oldest first."""

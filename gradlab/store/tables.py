@@ -26,7 +26,7 @@ class LearnerRow(Base):
 
 
 class SubmissionRow(Base):
-    """One notebook handed to the judge. ``state`` is accepted, judged or superseded; ``seed`` is drawn on acceptance."""
+    """One notebook handed to the judge; ``state`` is accepted, judged or superseded, ``seed`` drawn on acceptance."""
 
     __tablename__ = "submission"
 
