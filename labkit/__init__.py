@@ -1,0 +1,45 @@
+"""What a lab notebook uses, preloaded there as ``lab``: ``lab.check("name")``, ``lab.hint("name")``, ``lab.gpu()``.
+
+Importing this package loads nothing else: every learner's kernel and every sandbox does it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from typing import Any
+
+    from labkit.devices import Devices
+    from labkit.learner import Checked, Hint
+
+__all__ = ["check", "gpu", "hint"]
+
+
+def check(
+    exercise: str | Callable[..., Any] | None = None, *, notebook: str | os.PathLike[str] | None = None
+) -> Checked:
+    """Save this notebook, send it to the judge, and show the verdict.
+
+    Name one exercise, or none for the whole lab. ``notebook`` names a file to check instead of this notebook; it is
+    sent as it lies on disk.
+    """
+    from labkit.learner import check
+
+    return check(exercise, notebook=notebook)
+
+
+def hint(exercise: str | Callable[..., Any] | None = None) -> Hint:
+    """Show the next hint of an exercise."""
+    from labkit.learner import hint
+
+    return hint(exercise)
+
+
+def gpu() -> Devices:
+    """Show this server's GPUs: name, memory and utilisation."""
+    from labkit.devices import Devices
+
+    return Devices.read()
