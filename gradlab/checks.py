@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from checker.engine import Assignment, NotebookError, Task, read_notebook
-
 from checker.results import Outcome, Result, Verdict
 from gradlab.course import Course, Lab
 from gradlab.errors import CourseError, SubmissionRefused

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable
 
 from checker.engine import Assignment
-
 from checker.results import Outcome, Result, Verdict
 
 __all__ = ["ScriptedJudge", "until", "verdict"]
