@@ -1,0 +1,67 @@
+"""What every process of one running server has in its environment, and the free ports they meet on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradlab.settings import PREFIX, Settings
+
+__all__ = ["MARKER", "PART", "Ports", "instance_of", "server_environment", "settings_environment"]
+
+# Not GRADLAB_…: Settings refuses names it does not know, and this one is no setting.
+MARKER = "_GRADLAB_INSTANCE"
+PART = "_GRADLAB_PART"
+_PORTS = "_GRADLAB_PORTS"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The three private ports on 127.0.0.1, chosen anew at every start."""
+
+    hub: int
+    proxy: int
+    portal: int
+
+    @classmethod
+    def choose(cls) -> Ports:
+        """Ports that were free a moment ago; all three are held open until the last is known, so they differ."""
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+            for bound in sockets:
+                bound.bind(("127.0.0.1", 0))
+            return cls(*(bound.getsockname()[1] for bound in sockets))
+
+    @classmethod
+    def inherited(cls) -> Ports:
+        """What ``gradlab up`` chose for this process, or new ones for a hub that was started by hand."""
+        text = os.environ.get(_PORTS)
+        return cls(*map(int, text.split(","))) if text else cls.choose()
+
+    def environment(self) -> dict[str, str]:
+        """The variable that :meth:`inherited` reads."""
+        return {_PORTS: f"{self.hub},{self.proxy},{self.portal}"}
+
+
+def instance_of(settings: Settings) -> str:
+    """A name for the server of this state folder; whatever has it in its environment was started by that server."""
+    return hashlib.sha256(str(settings.state_dir.resolve()).encode()).hexdigest()[:16]
+
+
+def settings_environment(settings: Settings) -> dict[str, str]:
+    """All settings as environment variables, paths absolute, so that a child in any folder reads the same settings."""
+    found = {}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        found[PREFIX + name.upper()] = str(value.resolve() if isinstance(value, Path) else value)
+    return found
+
+
+def server_environment(settings: Settings) -> dict[str, str]:
+    """The environment of the server's own processes: ours, with exactly these settings and the instance's mark."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith((PREFIX, "JUPYTER", "CONFIGPROXY"))}
+    return kept | settings_environment(settings) | {MARKER: instance_of(settings)}

@@ -1,0 +1,225 @@
+"""The trial's spawner: every learner's JupyterLab is a confined process of this machine.
+
+It sees the system, this Python, ``labkit`` and the learner's own home, nothing else of the server: what the method
+("bubblewrap", "unshare", "plain") really keeps apart is said by ``checker.sandbox.confinement.describe``.
+
+Where we are root each learner has a user id of their own: process limits count per user and never bind root, and files
+stay apart even where the mount namespace does not. It is an offset that differs between state folders plus the hub's id
+of the user, so two servers on one machine share no ids either.
+
+``LocalProcessSpawner`` wants a system account per learner; what it does with it is overridden here. It also trusts a
+stored process id after a restart of the hub, which by then may be anybody's: our servers never outlive the hub
+(``--pdeathsig``, ``--die-with-parent``), so a spawner that did not start a process has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from jupyterhub.spawner import LocalProcessSpawner
+from jupyterhub.utils import random_port
+from traitlets import Any as AnyTrait
+
+from checker.sandbox.confinement import Confinement, Limits, Method, command, detect
+from gradlab.course import Course
+from gradlab.errors import GradlabError
+from gradlab.hub.config import public_url
+from gradlab.hub.environment import MARKER, instance_of
+from gradlab.hub.homes import deliver, open_home
+from gradlab.hub.output import OutputLog
+from gradlab.hub.processes import end_all, living, owned_by, tree
+from gradlab.settings import ROOT, Settings
+from gradlab.store.store import Store
+
+__all__ = ["LearnerSpawner", "uid_of"]
+
+LABKIT = Path("/opt/gradlab")
+_SCRATCH_MB = 1024
+_SHM_MB = 1024
+_OPEN_FILES = 4096
+
+
+def uid_of(settings: Settings, user_id: int) -> int:
+    """The user id a learner's processes run as: their own where we are root, else ours."""
+    if os.getuid() != 0:
+        return os.getuid()
+    first, last = (100_000, 2**31) if _highest_uid() >= 2**31 else (10_000, _highest_uid())
+    return first + (int(instance_of(settings)[:8], 16) + user_id) % (last - first)
+
+
+def _highest_uid() -> int:
+    """The end of the user ids there are: in a container that maps only some, the rest cannot be used."""
+    rows = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    return max(inside + length for inside, _, length in rows) - 1
+
+
+class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
+    """Starts ``jupyterhub-singleuser`` in the learner's home, confined; delivers the labs before."""
+
+    settings = AnyTrait(help="gradlab.settings.Settings, set by gradlab.hub.config.").tag(config=True)
+
+    @property
+    def method(self) -> Method:
+        return detect(self.settings.sandbox)
+
+    @property
+    def uid(self) -> int:
+        return uid_of(self.settings, self.user.id)
+
+    @property
+    def home(self) -> Path:
+        """The home as the hub sees it."""
+        path: Path = self.settings.homes_dir.resolve() / self.user.name
+        return path
+
+    @property
+    def home_inside(self) -> Path:
+        """The home as the learner sees it."""
+        return self.home if self.method == "plain" else Path("/home") / self.user.name
+
+    @property
+    def labkit_inside(self) -> Path:
+        """The folder that holds ``labkit`` and nothing else, for PYTHONPATH."""
+        return self.settings.state_dir.resolve() / "python" if self.method == "plain" else LABKIT
+
+    def get_env(self) -> dict[str, str]:
+        """What JupyterHub tells a server, and a clean rest: nothing is taken over from the hub's own environment."""
+        self.env_keep: list[str] = []
+        self.notebook_dir = str(self.home_inside)
+        env: dict[str, str] = super().get_env()
+        return env
+
+    def user_env(self, env: dict[str, str]) -> dict[str, str]:
+        labkit = self.labkit_inside / "labkit"
+        env |= {
+            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "SHELL": "/bin/bash",
+            "USER": self.user.name,
+            "LOGNAME": self.user.name,
+            "HOME": str(self.home_inside),
+            "PYTHONPATH": str(self.labkit_inside),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "JUPYTER_PATH": str(labkit),
+            "JUPYTER_CONFIG_PATH": str(labkit / "config"),
+            "GRADLAB_PORTAL_URL": f"{public_url(self.settings)}/services/portal",
+            MARKER: instance_of(self.settings),
+        }
+        if self.method != "plain":  # /tmp is the server's own, so sockets and connection files leave nothing behind
+            env["JUPYTER_RUNTIME_DIR"] = "/tmp/jupyter"
+        return env
+
+    def confinement(self) -> Confinement:
+        """What the learner's server sees and may use."""
+        return Confinement(
+            limits=Limits(
+                memory_mb=self.settings.learner_memory_mb,
+                processes=self.settings.learner_processes,
+                open_files=_OPEN_FILES,
+            ),
+            scratch_mb=_SCRATCH_MB,
+            shm_mb=_SHM_MB,
+            uid=self.uid,
+            network=True,
+            read_only=((ROOT / "labkit", LABKIT / "labkit"),),
+            writable=((self.home, self.home_inside),),
+            chdir=self.home_inside,
+        )
+
+    def command_line(self) -> list[str]:
+        server = [sys.executable, "-m", "jupyterhub.singleuser", *self.get_args()]
+        return ["setpriv", "--pdeathsig", "KILL", *command(self.method, self.confinement(), server)]
+
+    async def start(self) -> tuple[str, int]:
+        port = random_port()
+        self.port = port
+        await asyncio.get_running_loop().run_in_executor(None, self._prepare)
+        argv = self.command_line()
+        self.log.info("Starting the server of %s (%s, uid %s)", self.user.name, self.method, self.uid)
+        # In this thread, not in the executor's: PDEATHSIG fires when the *thread* that started a process ends.
+        self.proc = subprocess.Popen(
+            argv,
+            env=self.get_env(),
+            cwd=self.home if self.method == "plain" else "/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.pid = self.proc.pid
+        assert self.proc.stdout is not None
+        OutputLog.follow(self.proc.stdout, self.settings.state_dir / "logs" / "servers" / f"{self.user.name}.log")
+        return ("127.0.0.1", port)
+
+    async def poll(self) -> int | None:
+        if self.proc is None:
+            self.clear_state()
+            return 0
+        status: int | None = self.proc.poll()
+        if status is not None:
+            self.clear_state()
+        return status
+
+    async def stop(self, now: bool = False) -> None:
+        """SIGTERM to the server itself, so that it ends kernels and saves its state; then the whole tree is killed."""
+        if self.proc is None:
+            return
+        family = tree(self.proc.pid)
+        server = next((process for process in family if _is_server(process)), None)
+        if server is not None and not now:
+            with suppress(psutil.NoSuchProcess):
+                server.send_signal(signal.SIGTERM)
+            await self.wait_for_death(timeout=5)
+        find = functools.partial(_left, self.proc.pid, family, self.uid)
+        await asyncio.get_running_loop().run_in_executor(None, functools.partial(end_all, find, seconds=5))
+        await self.poll()
+
+    def _prepare(self) -> None:
+        """Make the home and deliver the labs. A lab that cannot be delivered must not keep a learner out."""
+        with open_home(self.settings.homes_dir, self.user.name, self.uid) as home:
+            if self.method == "plain":
+                _link_labkit(self.settings)
+            try:
+                labs, store = _library(self.settings)
+                for done in deliver(home, self.uid, self.user.name, labs, store, now=time.time()):
+                    self.log.info("Lab %s of %s: %s %s", done.lab, self.user.name, done.action, done.filename)
+            except (GradlabError, OSError) as error:
+                self.log.error("Labs were not delivered to %s: %s", self.user.name, error)
+
+
+@functools.cache
+def _library(settings: Settings) -> tuple[Any, Store]:
+    """The labs and the store, opened when the first server starts: the hub itself starts faster without."""
+    return Course.load(settings.labs_dir, settings.checks_dir).labs, Store.open(settings.store_url)
+
+
+def _link_labkit(settings: Settings) -> None:
+    """A folder for PYTHONPATH that holds labkit alone; without mount namespaces a link has to do."""
+    folder = settings.state_dir / "python"
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    with suppress(FileExistsError):
+        (folder / "labkit").symlink_to(ROOT / "labkit")
+
+
+def _is_server(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        arguments = process.cmdline()
+        return arguments[:1] == [sys.executable] and "jupyterhub.singleuser" in arguments
+    return False
+
+
+def _left(pid: int, seen: list[psutil.Process], uid: int) -> list[psutil.Process]:
+    """What lives of a learner's server: its tree, what was seen in it before and, as root, all of their uid."""
+    found = {*tree(pid), *living(seen)}
+    return [*found, *(process for process in owned_by(uid) if process not in found)] if os.getuid() == 0 else [*found]

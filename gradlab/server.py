@@ -1,0 +1,311 @@
+"""The supervisor behind ``gradlab up``: starts the hub and the portal, says where to go, and leaves nothing behind.
+
+Nothing survives it, whichever process dies first and however:
+
+* Ctrl-C, SIGTERM or a closed terminal end hub and portal, which end their children; whatever is left is killed.
+* If this process gets ``kill -9``, the kernel sends SIGTERM to hub and portal (``setpriv --pdeathsig``).
+* If all are gone, the next start of the same state folder kills what carries the folder's mark.
+
+A lock on the state folder keeps a second server away from it; the kernel drops it with its owner.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from checker.sandbox.confinement import Method, describe, detect
+from gradlab.credentials import Credentials
+from gradlab.errors import ServerError
+from gradlab.hub.config import PROXY_SCRIPT, portal_environment, public_url
+from gradlab.hub.environment import PART, Ports, instance_of, server_environment
+from gradlab.hub.processes import become_subreaper, end_all, marked, reap_adopted, tree
+from gradlab.settings import ROOT, Settings
+from gradlab.store.store import Store
+
+__all__ = ["serve"]
+
+PORTAL = (sys.executable, "-m", "gradlab.cli", "portal")
+_READY_SECONDS = 120
+_STOP_SECONDS = 8
+
+
+def serve(settings: Settings, *, portal: Sequence[str] = PORTAL) -> int:
+    """Run the server until it is told to stop. Returns 0 after a wanted end; ServerError tells why it could not run.
+
+    ``portal`` is the command of the portal's process.
+    """
+    with _locked(settings.state_dir):
+        swept = _sweep(settings)
+        if swept:
+            _say(f"Ended {swept} processes that an earlier run had left behind.")
+        method = _check(settings)
+        credentials = Credentials.ensure(settings.credentials_file)
+        Store.open(settings.store_url).close()
+        for line in _welcome(settings, credentials, describe(method)):
+            _say(line)
+        if method != "bubblewrap":
+            _say(f"Warning: learners' code is confined without bubblewrap: {describe(method)}.")
+        return _Supervisor(settings, credentials, portal).run()
+
+
+class _Child:
+    """One process we start, in a session of its own, with a log file. It gets SIGTERM should we die without a word."""
+
+    def __init__(self, name: str, argv: Sequence[str], env: dict[str, str], logs: Path) -> None:
+        self.name = name
+        self.log = logs / f"{name}.log"
+        self._argv = ["setpriv", "--pdeathsig", "TERM", *argv]
+        self._env = env | {PART: name}
+        logs.mkdir(parents=True, exist_ok=True)
+        if self.log.exists():
+            self.log.replace(self.log.with_name(f"{self.log.name}.1"))
+        self.start()
+
+    def start(self) -> None:
+        self.started = time.monotonic()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._argv,
+                env=self._env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                umask=0o077,
+            )
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def end(self) -> None:
+        if not self.ended:
+            self.process.terminate()
+
+    def epitaph(self) -> str:
+        return (
+            f"The {self.name} ended by itself (exit status {self.process.returncode}). "
+            f"The last lines of {self.log}:\n{_tail(self.log)}\n"
+            "Nothing is lost. `gradlab doctor` looks for causes; `make up` starts again."
+        )
+
+
+class _Supervisor:
+    """The hub and the portal, from start to end."""
+
+    def __init__(self, settings: Settings, credentials: Credentials, portal: Sequence[str]) -> None:
+        self._settings = settings
+        self._signals = 0
+        self._begun = time.monotonic()
+        self._early_ends = 0
+        become_subreaper()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        ports = Ports.choose()
+        env = server_environment(settings)
+        logs = settings.state_dir / "logs"
+        hub = [sys.executable, "-m", "jupyterhub", "--config", str(ROOT / "jupyterhub_config.py")]
+        self._hub = _Child("hub", hub, env | ports.environment(), logs)
+        self._portal = _Child("portal", portal, env | portal_environment(credentials, ports), logs)
+
+    def run(self) -> int:
+        try:
+            self._wait_ready()
+            if not self._signals:
+                _say(f"Ready after {time.monotonic() - self._begun:.1f} s. Ctrl-C stops everything.")
+            self._watch()
+        finally:
+            self._stop()
+        _say(f"Stopped. Everything is kept in {self._settings.state_dir}.")
+        return 0
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._signals += 1
+
+    def _wait_ready(self) -> None:
+        """Return when the portal answers through the proxy, or when told to stop."""
+        url = public_url(self._settings)
+        while not self._signals and not _portal_answers(url):
+            for child in (self._hub, self._portal):
+                if child.ended:
+                    raise ServerError(child.epitaph())
+            if time.monotonic() > self._begun + _READY_SECONDS:
+                raise ServerError(
+                    f"The portal did not answer at {url} within {_READY_SECONDS} s. "
+                    f"The last lines of {self._portal.log}:\n{_tail(self._portal.log)}"
+                )
+            time.sleep(0.1)
+
+    def _watch(self) -> None:
+        """Return when told to stop. Without its hub the server ends; the portal is started again."""
+        while not self._signals:
+            if self._hub.ended:
+                raise ServerError(self._hub.epitaph())
+            if self._portal.ended:
+                self._revive_portal()
+            reap_adopted({self._hub.process.pid, self._portal.process.pid})
+            time.sleep(0.2)
+
+    def _revive_portal(self) -> None:
+        lived = time.monotonic() - self._portal.started
+        self._early_ends = self._early_ends + 1 if lived < 10 else 1
+        if self._early_ends > 3:
+            raise ServerError(self._portal.epitaph())
+        _say(
+            f"The portal ended (exit status {self._portal.process.returncode}) and is started again. "
+            f"Why: {self._portal.log}. Submissions without a verdict are judged then."
+        )
+        end_all(lambda: marked(instance_of(self._settings), "portal"), seconds=10)
+        self._portal.start()
+
+    def _stop(self) -> None:
+        """SIGTERM to both, which end their children; then whatever is left is killed, and that is verified."""
+        _say("Stopping …")
+        for child in (self._hub, self._portal):
+            child.end()
+        deadline = time.monotonic() + _STOP_SECONDS
+        while not (self._hub.ended and self._portal.ended) and self._signals < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        left = end_all(lambda: _ours(self._settings), seconds=10)
+        for child in (self._hub, self._portal):
+            with suppress(subprocess.TimeoutExpired):
+                child.process.wait(timeout=5)
+        if left:
+            raise ServerError(
+                "These processes could not be ended: "
+                + ", ".join(f"{process.pid} ({process.name()})" for process in left)
+                + ". End them with `kill -9`, as root if need be."
+            )
+
+
+def _ours(settings: Settings) -> list[psutil.Process]:
+    return [*{*tree(os.getpid(), itself=False), *marked(instance_of(settings))}]
+
+
+def _sweep(settings: Settings) -> int:
+    """End what an earlier run of this state folder left behind. Returns how many processes that were."""
+    instance = instance_of(settings)
+    found = len(marked(instance))
+    left = end_all(lambda: marked(instance), seconds=10)
+    if left:
+        raise ServerError(
+            f"An earlier run left processes that cannot be ended: {', '.join(str(process.pid) for process in left)}. "
+            "End them with `kill -9`, as root if need be, and start again."
+        )
+    # JupyterHub would kill whatever process has this number by now.
+    (settings.state_dir / "proxy.pid").unlink(missing_ok=True)
+    return found
+
+
+def _check(settings: Settings) -> Method:
+    """What must hold before anything is started. Returns the confinement method."""
+    if not PROXY_SCRIPT.is_file():
+        raise ServerError(f"The proxy is not installed: {PROXY_SCRIPT} is missing. Run `make up`, which installs it.")
+    _check_port(settings)
+    try:
+        return detect(settings.sandbox)
+    except RuntimeError as error:
+        raise ServerError(str(error)) from None
+
+
+def _check_port(settings: Settings) -> None:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ServerError(
+                f"Port {settings.port} of {settings.host} cannot be used: {error.strerror}{_holder(settings.port)}. "
+                f"Choose another port: PORT={settings.port + 1} make up (or set GRADLAB_PORT)."
+            ) from None
+
+
+def _holder(port: int) -> str:
+    """Who listens there, as far as we may know."""
+    with suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return f" (`ss -ltnp 'sport = :{port}'` shows by whom)"
+
+
+@contextmanager
+def _locked(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder's lock; ServerError names the process that has it."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        state_dir.chmod(0o711)  # learners' own user ids pass through to their homes, and list nothing
+        lock = (state_dir / "server.lock").open("a+")
+    except OSError as error:
+        raise ServerError(
+            f"The state folder {state_dir} cannot be used: {error.strerror}. "
+            "Make it writable, or choose another one with GRADLAB_STATE_DIR."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            pid = lock.read().strip() or "unknown"
+            raise ServerError(
+                f"A Gradlab server already runs on {state_dir} (process {pid}). Stop it with Ctrl-C in its terminal "
+                f"or `kill {pid}`, or start a second one on a folder and port of its own: "
+                "GRADLAB_STATE_DIR=other PORT=8001 make up."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _welcome(settings: Settings, credentials: Credentials, protection: str) -> list[str]:
+    return [
+        "",
+        f"  Gradlab         {public_url(settings)}",
+        f"  Learners        any name, password  {credentials.learner_password}",
+        f"  Instructors     any name, password  {credentials.instructor_password}",
+        f"  Protection      {protection}",
+        f"  Data and logs   {settings.state_dir}",
+        "",
+        "  This is a trial's login: whoever has the learners' password can log in under any learner's name.",
+        "",
+        "Starting …",
+    ]
+
+
+def _portal_answers(url: str) -> bool:
+    """Whether the portal itself answers: until then the proxy says 404 or 503, the hub redirects."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=5)
+    try:
+        connection.request("GET", "/services/portal/")
+        response = connection.getresponse()
+        elsewhere = response.getheader("Location", "").startswith("/hub/services/")
+        return response.status in (200, 302, 303, 307, 401, 403) and not elsewhere
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
