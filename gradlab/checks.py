@@ -18,13 +18,15 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from checker.engine import Assignment, NotebookError, Task, read_notebook
+from checker.engine import Assignment, JudgeConfig, NotebookError, Task, read_notebook
 from checker.results import Outcome, Result, Verdict
+from checker.sandbox.confinement import detect
 from gradlab.course import Course, Lab
-from gradlab.errors import CourseError, SubmissionRefused
+from gradlab.errors import CourseError, SettingsError, SubmissionRefused
+from gradlab.settings import Settings
 from gradlab.store import Store, Submission
 
-__all__ = ["Checks", "Event", "Judging", "assignment", "verdict_of_our_fault"]
+__all__ = ["Checks", "Event", "Judging", "assignment", "judge_config", "verdict_of_our_fault"]
 
 log = logging.getLogger(__name__)
 
@@ -318,6 +320,22 @@ def assignment(lab: Lab) -> Assignment:
         for exercise in lab.exercises
     )
     return Assignment(slug=lab.slug, tasks=tasks, template=lab.notebook, checks=lab.checks)
+
+
+def judge_config(settings: Settings) -> JudgeConfig:
+    """How this server judges; SettingsError if learner code cannot be confined as it is told to."""
+    try:
+        method = detect(settings.sandbox)
+    except RuntimeError as error:
+        raise SettingsError(str(error)) from None
+    return JudgeConfig(
+        sandbox=method,
+        pool=settings.check_pool,
+        memory_mb=settings.check_memory_mb,
+        processes=settings.check_processes,
+        scratch_mb=settings.check_scratch_mb,
+        output_kb=settings.check_output_kb,
+    )
 
 
 def verdict_of_our_fault(submission: Submission, lab: Lab | None, reason: str) -> Verdict:

@@ -1,0 +1,235 @@
+"""``gradlab``: the command line. Results are data first (``--json``), colour second.
+
+Exit codes: 0 only when all is well, 1 when it is not (an exercise that did not pass, a lab that is not proven), 2 when
+the request itself cannot be met. Heavy modules are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradlab.errors import GradlabError, SubmissionRefused
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from checker.engine import Judge
+    from gradlab.course import Course
+    from gradlab.settings import Settings
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="gradlab",
+    help="A hands-on lab server for deep-learning interview preparation.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+labs = typer.Typer(help="Work with the labs of the course.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(labs, name="labs")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
+
+
+def main() -> None:
+    """Entry point: errors meant for people are one or two sentences on stderr, never a traceback."""
+    try:
+        app()
+    except GradlabError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command(epilog="\b\nExamples:\n  gradlab up\n  GRADLAB_PORT=8001 gradlab up")
+def up() -> None:
+    """Start the server here and stop everything it started on Ctrl-C."""
+    from gradlab.server import serve
+
+    raise typer.Exit(serve(_settings()))
+
+
+@app.command(
+    epilog="\b\nExamples:\n  gradlab check tensors solved.ipynb\n"
+    "  gradlab check tensors 04_tensors.ipynb --only rank_of\n  gradlab check tensors solved.ipynb --json"
+)
+def check(
+    lab: Annotated[str, typer.Argument(metavar="LAB", help="The lab, such as tensors.")],
+    notebook: Annotated[Path, typer.Argument(metavar="NOTEBOOK", help="The .ipynb file to judge.")],
+    only: Annotated[str | None, typer.Option(metavar="NAME", help="Judge this exercise and what it needs.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draw the inputs of an earlier check again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a notebook exactly as the server does; nothing is stored."""
+    from secrets import randbits
+
+    from checker.engine import NotebookError
+    from gradlab.checks import assignment
+    from gradlab.terminal import verdict_view
+
+    settings = _settings()
+    found = _course(settings).lab(lab)
+    if only is not None:
+        found.exercise(only)
+    data = _notebook(notebook, settings.notebook_mb)
+    with _judge(settings) as judge:
+        try:
+            verdict = judge.check(assignment(found), data, only=only, seed=randbits(31) if seed is None else seed)
+        except NotebookError as error:
+            raise SubmissionRefused(f"{notebook}: {error}") from None
+    result = verdict.to_dict() | {"seed": verdict.seed}
+    titles = {exercise.name: exercise.title for exercise in found.exercises}
+    _show(result, as_json, lambda: verdict_view(result, titles))
+    raise typer.Exit(0 if verdict.passed else 1)
+
+
+@labs.command(
+    epilog="\b\nExamples:\n  gradlab labs verify\n  gradlab labs verify tensors --seeds 10\n"
+    "  gradlab labs verify --json > proofs.json"
+)
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[LAB]...", help="Labs to prove; all by default.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds each reference solution must pass.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that the labs work.
+
+    The reference solution passes with every seed, the blank notebook is "not attempted", every known mistake ends as it
+    should with the message meant for it, and every question of the lab's topic is answered by an exercise.
+    """
+    from gradlab.terminal import labs_view
+    from gradlab.verification import LabReport, report_data
+    from gradlab.verification import verify as prove
+
+    settings = _settings()
+    course = _course(settings)
+    wanted = [course.lab(name) for name in names] if names else course.labs
+
+    def told(report: LabReport) -> None:
+        word = "proven" if report.proven else "not proven"
+        print(f"{report.lab.slug}: {word} ({report.seconds:.1f} s)", file=sys.stderr)
+
+    with _judge(settings, warm=True) as judge:
+        reports = prove(course, judge, wanted, seeds=range(1, seeds + 1), told=told)
+    result = report_data(course, reports)
+    _show(result, as_json, lambda: labs_view(result))
+    raise typer.Exit(0 if all(report.proven for report in reports) else 1)
+
+
+@app.command(epilog="\b\nExamples:\n  gradlab gpu\n  gradlab gpu --json")
+def gpu(as_json: AsJson = False) -> None:
+    """Show this machine's NVIDIA GPUs: memory, use, power.
+
+    The exit code is 1 if there is no GPU to read, or if something is wrong with one.
+    """
+    from gradlab.gpu.nvml import read
+    from gradlab.gpu.reader import Reader
+    from gradlab.terminal import gpu_view
+
+    reading = Reader(read, deadline=10.0)()
+    _show(reading, as_json, lambda: gpu_view(reading))
+    well = reading["available"] and not any(device["error"] for device in reading["devices"])
+    raise typer.Exit(0 if well else 1)
+
+
+@app.command(epilog="\b\nExamples:\n  gradlab doctor\n  gradlab doctor --json")
+def doctor(as_json: AsJson = False) -> None:
+    """Find what keeps the server from working and say the remedy.
+
+    It looks at Python and its packages, Node, ports, sandboxes, Docker, GPUs, disk and passwords, and runs one real check.
+    """
+    from dataclasses import asdict
+
+    from gradlab.doctor import examine
+    from gradlab.terminal import doctor_view, line_view
+
+    lines: list[dict[str, Any]] = []
+    for line in examine():
+        lines.append(asdict(line))
+        if not as_json:
+            _print(line_view(lines[-1]))
+    well = all(line["status"] != "failed" for line in lines)
+    _show({"well": well, "lines": lines}, as_json, lambda: doctor_view(lines))
+    raise typer.Exit(0 if well else 1)
+
+
+@app.command(hidden=True)
+def portal() -> None:
+    """Serve the portal; the server starts this."""
+    from gradlab.service import run
+
+    run(_settings())
+
+
+def _settings() -> Settings:
+    from gradlab.settings import Settings
+
+    return Settings.from_env()
+
+
+def _course(settings: Settings) -> Course:
+    from gradlab.course import Course
+
+    return Course.load(settings.labs_dir, settings.checks_dir)
+
+
+def _notebook(path: Path, most_mb: int) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > most_mb << 20:
+            raise SubmissionRefused(
+                f"{path} is {size / (1 << 20):.1f} MiB; the limit is {most_mb} MiB. Clear the notebook's outputs, "
+                "or raise GRADLAB_NOTEBOOK_MB.",
+                status=413,
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise SubmissionRefused(f"{path} cannot be read: {error.strerror}. Name a notebook that exists.") from None
+
+
+@contextmanager
+def _judge(settings: Settings, *, warm: bool = False) -> Iterator[Judge]:
+    """A judge for one command: it keeps spare kernels only if there are more notebooks to come."""
+    from dataclasses import replace
+
+    from checker.engine import Judge
+    from gradlab.checks import judge_config
+
+    config = judge_config(settings)
+    judge = Judge(config if warm else replace(config, pool=0))
+    try:
+        if warm:
+            judge.warm()
+        yield judge
+    finally:
+        judge.close()
+
+
+def _show(result: dict[str, Any], as_json: bool, view: Any) -> None:
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        _print(view())
+
+
+def _print(view: RenderableType) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(view)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+"""What keeps a server from working on this machine, found by trying, each finding with its remedy."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from packaging.requirements import Requirement
+
+from checker.sandbox.confinement import METHODS, describe, detect
+from gradlab.credentials import Credentials
+from gradlab.errors import CourseError, GradlabError, SettingsError
+from gradlab.settings import ROOT, Settings
+
+__all__ = ["Finding", "examine"]
+
+Status = Literal["ok", "warning", "failed"]
+
+OLDEST_PYTHON = (3, 11)
+KEY_PACKAGES = ("jupyterhub", "papermill", "torch")
+DISK_LEAST = 1 << 30
+DISK_ENOUGH = 5 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. ``remedy`` is empty only where the status is ``ok``."""
+
+    name: str
+    status: Status
+    value: str
+    remedy: str = ""
+
+
+def examine(load: Callable[[], Settings] = Settings.from_env, root: Path = ROOT) -> Iterator[Finding]:
+    """All findings, one after another, cheap ones first; the last is a real check of a real notebook."""
+    yield python(sys.version_info[:3])
+    yield packages(root / "requirements.lock")
+    yield proxy()
+    try:
+        settings = load()
+    except SettingsError as error:
+        yield Finding("settings", "failed", str(error), "Correct the setting, then run `gradlab doctor` again.")
+        return
+    yield Finding("settings", "ok", f"{len(Settings.model_fields)} read")
+    yield port(settings)
+    yield sandbox(settings.sandbox)
+    yield docker()
+    yield gpu()
+    yield disk(settings.state_dir)
+    yield state_folder(settings.state_dir)
+    yield credentials(settings.credentials_file)
+    yield real_check(settings)
+
+
+def python(version: tuple[int, ...]) -> Finding:
+    text = f"{'.'.join(map(str, version))} at {sys.executable}"
+    if version[:2] < OLDEST_PYTHON:
+        return Finding("Python", "failed", text, "Install Python 3.11 or newer, delete .venv and run `make up`.")
+    return Finding("Python", "ok", text)
+
+
+def packages(lock: Path) -> Finding:
+    """The environment against the lock: everything there, in the locked version, and no CUDA by accident."""
+    remedy = "Run `make up`, which installs what the lock says, or: pip install -r requirements.lock."
+    try:
+        wanted = [Requirement(line) for line in _locked_lines(lock)]
+    except OSError as error:
+        return Finding(
+            "packages", "failed", f"{lock} cannot be read: {error.strerror}", "Restore it from version control."
+        )
+    installed = {_normal(dist.name): dist.version for dist in metadata.distributions()}
+    wrong = []
+    for requirement in wanted:
+        if requirement.marker is None or requirement.marker.evaluate():
+            found = installed.get(_normal(requirement.name))
+            if found is None:
+                wrong.append(f"{requirement.name} is missing")
+            elif not requirement.specifier.contains(found, prereleases=True):
+                wrong.append(f"{requirement.name} is {found}, not {requirement.specifier}")
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        return Finding("packages", "failed", "; ".join(wrong[:5]) + more, remedy)
+    heavy = sorted(name for name in installed if name.startswith("nvidia-") and name != "nvidia-ml-py")
+    if heavy:
+        value = f"{len(heavy)} CUDA packages, such as {heavy[0]}, are installed; the server never uses them"
+        return Finding("packages", "warning", value, "Delete .venv and run `make up`: several GB come back.")
+    keys = ", ".join(f"{name} {installed[name]}" for name in KEY_PACKAGES if name in installed)
+    return Finding("packages", "ok", f"{len(wanted)} as locked, among them {keys}")
+
+
+def proxy() -> Finding:
+    """The proxy, started with the Node that runs it in earnest."""
+    from gradlab.hub.config import PROXY_SCRIPT, node_command
+
+    if not PROXY_SCRIPT.is_file():
+        return Finding("proxy", "failed", f"{PROXY_SCRIPT} is missing", "Run `make up`, which installs it.")
+    done = _run([*node_command(), str(PROXY_SCRIPT), "--version"], seconds=30)
+    if isinstance(done, str):
+        return Finding("proxy", "failed", f"configurable-http-proxy does not start: {done}", "Delete .venv and "
+                       "node_modules, then run `make up`.")  # fmt: skip
+    return Finding("proxy", "ok", f"configurable-http-proxy {done.stdout.strip()}")
+
+
+def port(settings: Settings) -> Finding:
+    """The public port is free, or it is this very server that has it."""
+    where = f"port {settings.port} of {settings.host}"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+            return Finding("port", "ok", f"{where} is free")
+        except OSError as error:
+            if _server_runs(settings.state_dir):
+                return Finding("port", "ok", f"{where} is in use; a server runs on {settings.state_dir}")
+            remedy = f"End that program, or choose another port: PORT={settings.port + 1} make up."
+            return Finding("port", "failed", f"{where}: {error.strerror}{_holder(settings.port)}", remedy)
+
+
+def sandbox(preference: str) -> Finding:
+    """What confines learners' code: tried, not only looked for."""
+    try:
+        method = detect(preference)
+    except RuntimeError as error:
+        remedy = "Install bubblewrap, allow unprivileged user namespaces, or set GRADLAB_SANDBOX=auto."
+        return Finding("sandbox", "failed", str(error), remedy)
+    if method == "bubblewrap" or preference != "auto":
+        return Finding("sandbox", "ok", describe(method))
+    try:
+        detect(METHODS[0])
+        why = "not tried"
+    except RuntimeError as error:
+        why = str(error)
+    found = shutil.which("bwrap")
+    remedy = "Install bubblewrap (apt install bubblewrap)." if found is None else (
+        f"{found} is there but does not work: allow unprivileged user namespaces "
+        "(on Ubuntu: an AppArmor profile for bwrap, or sysctl kernel.apparmor_restrict_unprivileged_userns=0)."
+    )  # fmt: skip
+    return Finding("sandbox", "warning", f"used instead of bubblewrap: {describe(method)}. {why}", remedy)
+
+
+def docker() -> Finding:
+    """Docker is optional: only hosting with containers needs it."""
+    if shutil.which("docker") is None:
+        return Finding("Docker", "warning", "not installed; only hosting with containers needs it",
+                       "Ignore this, or install Docker Engine.")  # fmt: skip
+    done = _run(["docker", "version", "--format", "{{.Server.Version}}"], seconds=10)
+    if isinstance(done, str):
+        return Finding("Docker", "warning", f"installed but not usable: {done}",
+                       "Start it (systemctl start docker) and let this user use it (group docker), or ignore this.")  # fmt: skip
+    return Finding("Docker", "ok", f"engine {done.stdout.strip()}")
+
+
+def gpu(read: Callable[[], dict[str, Any]] | None = None) -> Finding:
+    """GPUs are optional: exercises that need one are skipped without."""
+    if read is None:
+        from gradlab.gpu.nvml import read as read_nvml
+        from gradlab.gpu.reader import Reader
+
+        read = Reader(read_nvml, deadline=10.0)
+    reading = read()
+    if not reading["available"]:
+        what, _, remedy = reading["message"].partition(". ")
+        return Finding("GPU", "warning", f"{what}.", remedy or "Run `gradlab gpu`.")
+    names = ", ".join(device["name"] or f"GPU {device['index']}" for device in reading["devices"])
+    value = f"driver {reading['driver_version']}: {names}"
+    errors = [f"GPU {device['index']}: {device['error']}" for device in reading["devices"] if device["error"]]
+    if errors:
+        return Finding("GPU", "warning", value, " ".join(errors))
+    return Finding("GPU", "ok", value)
+
+
+def disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(_existing(folder)).free
+    value = f"{free / (1 << 30):.1f} GiB free for {folder}"
+    if free < DISK_LEAST:
+        return Finding("disk", "failed", value, "Free at least 1 GiB, or set GRADLAB_STATE_DIR to a larger disk.")
+    if free < DISK_ENOUGH:
+        return Finding("disk", "warning", value, "Free some space: homes and the database grow with the class.")
+    return Finding("disk", "ok", value)
+
+
+def state_folder(folder: Path) -> Finding:
+    """Writable, tried with a file that is written through to the disk and removed."""
+    place = _existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"gradlab doctor")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Finding("state folder", "failed", f"{place} cannot be written: {error.strerror}",
+                       "Make it writable for this user, or choose another one with GRADLAB_STATE_DIR.")  # fmt: skip
+    made = "writable" if place == folder.absolute() else "not there yet; it can be made"
+    return Finding("state folder", "ok", f"{folder} is {made}")
+
+
+def credentials(path: Path) -> Finding:
+    if not path.exists():
+        return Finding("passwords", "ok", f"{path} is made at the first start")
+    try:
+        Credentials.ensure(path)
+    except (SettingsError, OSError) as error:
+        return Finding("passwords", "failed", str(error),
+                       f"Restore {path} from a backup and `chmod 600` it, or delete it to get new passwords.")  # fmt: skip
+    return Finding("passwords", "ok", f"{path} is complete and readable by its owner alone")
+
+
+def real_check(settings: Settings) -> Finding:
+    """The first lab's reference solution through the judge: extraction, sandbox, checker notebook, verdict."""
+    from checker.engine import Judge
+    from gradlab.checks import assignment, judge_config
+    from gradlab.course import Course
+    from gradlab.verification import solved_notebook
+
+    try:
+        lab = Course.load(settings.labs_dir, settings.checks_dir).labs[0]
+        notebook = solved_notebook(lab).encode()
+        judge = Judge(replace(judge_config(settings), pool=0))
+    except GradlabError as error:
+        remedy = "Correct the course in GRADLAB_LABS_DIR and GRADLAB_CHECKS_DIR, or restore both folders."
+        return Finding(
+            "a real check", "failed", str(error), remedy if isinstance(error, CourseError) else "See sandbox."
+        )
+    try:
+        verdict = judge.check(assignment(lab), notebook, seed=1)
+    except Exception as error:
+        return Finding("a real check", "failed", f"{lab.slug}: {type(error).__name__}: {error}",
+                       f"Run `gradlab labs verify {lab.slug}` and report what it says.")  # fmt: skip
+    finally:
+        judge.close()
+    bad = [result for result in verdict.results if result.outcome not in ("passed", "skipped")]
+    if bad:
+        value = f"{lab.slug}/{bad[0].exercise} ended as {str(bad[0].outcome)!r}: {bad[0].message}"
+        return Finding("a real check", "failed", value, f"Run `gradlab labs verify {lab.slug}` for all of it.")
+    passed = sum(result.outcome == "passed" for result in verdict.results)
+    value = (
+        f"{lab.slug}: {passed} of {len(verdict.results)} exercises passed, {verdict.seconds:.1f} s with a cold start"
+    )
+    return Finding("a real check", "ok", value)
+
+
+def _locked_lines(lock: Path) -> list[str]:
+    lines = (line.split(" #")[0].strip() for line in lock.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith(("#", "-"))]
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def _run(argv: list[str], seconds: float) -> subprocess.CompletedProcess[str] | str:
+    """The finished command, or in a few words what went wrong."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {seconds:g} s"
+    except OSError as error:
+        return f"{argv[0]}: {error.strerror}"
+    if done.returncode:
+        return (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
+    return done
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _server_runs(state_dir: Path) -> bool:
+    """Whether a server holds the state folder's lock."""
+    try:
+        with (state_dir / "server.lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _holder(number: int) -> str:
+    with suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (number,) and connection.pid:
+                return f", by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return ""
