@@ -1,0 +1,76 @@
+"""What all tests share: the running server, and the rule for what a machine may lack.
+
+A test that needs something a machine may lack asks for it by name, ``require("chromium")``. Where it is missing the
+test is skipped with the reason. But if the variable TEST_REQUIRE names it (``.ci/run`` sets it to what it has installed),
+the test fails: what was prepared must not be skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+
+import pytest
+
+from checker.sandbox.confinement import detect
+from gradlab.settings import ROOT
+from tests.courses import write_course
+from tests.servers import RunningServer, settings_for, start
+
+Require = Callable[[str], None]
+
+
+def _lacks(name: str) -> str:
+    """Why ``name`` cannot be used here; empty if it can."""
+    if name == "root":
+        return "" if os.getuid() == 0 else "the tests do not run as root"
+    if name in ("bubblewrap", "unshare"):
+        try:
+            detect(name)
+        except RuntimeError as error:
+            return str(error)
+        return ""
+    return "" if shutil.which(name) else f"{name} is not on PATH"
+
+
+@pytest.fixture(scope="session")
+def require() -> Require:
+    """``require("bubblewrap")``: skip the test where that is missing, or fail it where CI was to provide it."""
+
+    def check(name: str) -> None:
+        reason = _lacks(name)
+        if reason and name in os.environ.get("TEST_REQUIRE", "").split(","):
+            pytest.fail(f"{name} was prepared for (TEST_REQUIRE) and is not usable: {reason}", pytrace=False)
+        if reason:
+            pytest.skip(f"needs {name}: {reason}")
+
+    return check
+
+
+def pytest_report_header() -> list[str]:
+    names = ("jupyterhub", "jupyterlab", "papermill", "torch")
+    return [
+        f"python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names),
+        f"confinement: {detect()}; required: {os.environ.get('TEST_REQUIRE') or 'nothing'}",
+    ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the shared server go to one process (with --dist loadgroup), or each would start a server of its own."""
+    for item in items:
+        if "running_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("running_server"))
+            item.add_marker(pytest.mark.hub)
+
+
+@pytest.fixture(scope="session")
+def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """One real server with the real labs for all tests of a session; use names of your own in it."""
+    folder = tmp_path_factory.mktemp("server")
+    course = {} if list((ROOT / "labs").glob("*.py")) else vars(write_course(folder))
+    server = start(settings_for(folder, **{f"{name}_dir": path for name, path in course.items()}))
+    yield server
+    server.destroy()

@@ -1,0 +1,261 @@
+"""Real servers for tests: ``start`` runs ``gradlab up`` in a child process; the rest is what a person does with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import websocket
+
+from gradlab.credentials import Credentials
+from gradlab.hub.environment import Ports, instance_of
+from gradlab.hub.processes import end_all, marked, tree
+from gradlab.settings import ROOT, Settings
+
+T = TypeVar("T")
+
+_SERVE = """
+import sys
+from gradlab.errors import GradlabError
+from gradlab.server import serve
+from gradlab.settings import Settings
+try:
+    import importlib.util
+    stand_in = {} if importlib.util.find_spec("gradlab.cli") else {"portal": [sys.executable, "tests/hub/portal_stand_in.py"]}
+    sys.exit(serve(Settings.from_env(env_file=None), **stand_in))
+except GradlabError as error:
+    sys.exit(str(error))
+"""
+
+
+def until(predicate: Callable[[], T | None], *, seconds: float = 60, what: str = "it") -> T:
+    """Wait for a true value of ``predicate`` and return it; fail by name after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not (found := predicate()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass
+class Person:
+    """Somebody who logged in: a client with their cookies, and a token of theirs for the APIs."""
+
+    name: str
+    client: httpx.Client
+    _token: str = ""
+
+    @property
+    def token(self) -> str:
+        """A hub token with everything this person may do."""
+        if not self._token:
+            answer = self.client.post(f"/hub/api/users/{self.name}/tokens", headers=self._xsrf, json={"note": "test"})
+            assert answer.status_code == 201, answer.text
+            self._token = answer.json()["token"]
+        return self._token
+
+    @property
+    def _xsrf(self) -> dict[str, str]:
+        tokens = [
+            cookie.value for cookie in self.client.cookies.jar if cookie.name == "_xsrf" and cookie.path == "/hub/"
+        ]
+        return {"X-XSRFToken": str(tokens[0]), "Referer": f"{self.client.base_url}/hub/home"}
+
+    def api(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """A request with the token and without cookies."""
+        headers = {"Authorization": f"token {self.token}"}
+        return httpx.request(method, f"{self.client.base_url}".rstrip("/") + path, headers=headers, timeout=60, **more)
+
+    def start_server(self) -> None:
+        """Start this person's JupyterLab and wait until it answers through the proxy."""
+        answer = self.api("POST", f"/hub/api/users/{self.name}/server")
+        assert answer.status_code in (201, 202), answer.text
+        until(lambda: self.api("GET", f"/user/{self.name}/api/status").status_code == 200, what="the server's start")
+
+    def stop_server(self) -> None:
+        answer = self.api("DELETE", f"/hub/api/users/{self.name}/server")
+        assert answer.status_code in (202, 204), answer.text
+        until(lambda: not self.api("GET", f"/hub/api/users/{self.name}").json()["servers"], what="the server's end")
+
+    def kernel(self) -> Kernel:
+        """A new kernel in this person's running server."""
+        answer = self.api("POST", f"/user/{self.name}/api/kernels", json={"name": "python3"})
+        assert answer.status_code == 201, answer.text
+        url = f"{self.client.base_url}".rstrip("/").replace("http", "ws", 1)
+        return Kernel(
+            websocket.create_connection(
+                f"{url}/user/{self.name}/api/kernels/{answer.json()['id']}/channels",
+                header=[f"Authorization: token {self.token}"],
+                timeout=120,
+            )
+        )
+
+
+class Kernel:
+    """A kernel behind the proxy's websocket."""
+
+    def __init__(self, socket: websocket.WebSocket) -> None:
+        self._socket = socket
+
+    def run(self, code: str) -> str:
+        """Execute, and return what was printed and the last value; an error fails the test with its traceback."""
+        number = uuid.uuid4().hex
+        header = {"msg_id": number, "msg_type": "execute_request", "username": "", "session": number, "version": "5.3"}
+        content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
+        self._socket.send(json.dumps(message))
+        printed = ""
+        while True:
+            answer = json.loads(self._socket.recv())
+            if answer["parent_header"].get("msg_id") != number:
+                continue
+            kind, content = answer["msg_type"], answer["content"]
+            if kind == "stream":
+                printed += content["text"]
+            elif kind == "execute_result":
+                printed += content["data"]["text/plain"]
+            elif kind == "error":
+                raise AssertionError("\n".join(re.sub(r"\x1b\[[\d;]*m", "", line) for line in content["traceback"]))
+            elif kind == "status" and content["execution_state"] == "idle":
+                return printed
+
+    def json(self, code: str) -> Any:
+        """Execute code that prints JSON."""
+        return json.loads(self.run(code))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@dataclass
+class RunningServer:
+    """A server in a child process, started with ``settings``."""
+
+    settings: Settings
+    process: subprocess.Popen[str]
+    output: Path
+    people: list[Person] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.port}"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.settings.state_dir
+
+    @property
+    def credentials(self) -> Credentials:
+        return Credentials.ensure(self.settings.credentials_file)
+
+    @property
+    def learner_password(self) -> str:
+        return self.credentials.learner_password
+
+    @property
+    def instructor_password(self) -> str:
+        return self.credentials.instructor_password
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def post_login(self, name: str, password: str) -> tuple[httpx.Client, httpx.Response]:
+        """Fill in the login form as a browser does; redirects are not followed."""
+        client = httpx.Client(base_url=self.url, timeout=60)
+        page = client.get("/hub/login")
+        xsrf = re.search(r'name="_xsrf" value="([^"]+)"', page.text)
+        assert xsrf is not None, page.text
+        form = {"_xsrf": xsrf[1], "username": name, "password": password}
+        return client, client.post("/hub/login", data=form)
+
+    def log_in(self, name: str, password: str | None = None) -> Person:
+        """Log in; without a password as a learner."""
+        client, answer = self.post_login(name, password or self.learner_password)
+        assert answer.status_code == 302, f"{answer.status_code}: {login_error(answer)}"
+        client.follow_redirects = True
+        client.get("/hub/home")
+        person = Person(name, client)
+        self.people.append(person)
+        return person
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that belongs to this server, the supervisor included."""
+        return [*{*tree(self.process.pid), *marked(instance_of(self.settings))}]
+
+    def stop(self) -> int:
+        """Ctrl-C, and wait for the end. Returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=60)
+
+    def destroy(self) -> None:
+        """Leave nothing behind, however the test ended."""
+        for person in self.people:
+            person.client.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.stop()
+        end_all(self.processes, seconds=10)
+
+
+def login_error(answer: httpx.Response) -> str:
+    """What the login page says is wrong."""
+    found = re.search(r'class="login_error[^"]*"[^>]*>(.*?)</p>', answer.text, re.DOTALL)
+    return " ".join(found[1].split()) if found else answer.text
+
+
+def settings_for(folder: Path, **changes: Any) -> Settings:
+    """Settings of a server of its own: state below ``folder``, a free port, nothing from the project's .env."""
+    values: dict[str, Any] = {
+        "state_dir": folder / "state",
+        "config_dir": folder / "config.d",
+        "port": Ports.choose().hub,
+    }
+    return Settings(**(values | changes))
+
+
+def launch(settings: Settings, *, code: str = _SERVE, env: Mapping[str, str] = {}) -> RunningServer:
+    """Start a server in a child process without waiting for anything."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    output = settings.state_dir.parent / f"up-{uuid.uuid4().hex[:6]}.txt"
+    names = {f"GRADLAB_{name.upper()}": str(getattr(settings, name)) for name in Settings.model_fields}
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **names, **env},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    return RunningServer(settings, process, output)
+
+
+def start(settings: Settings, *, code: str = _SERVE, env: Mapping[str, str] = {}) -> RunningServer:
+    """Start a server and return when it says that it is ready."""
+    server = launch(settings, code=code, env=env)
+
+    def ready() -> bool:
+        assert server.process.poll() is None, server.said()
+        return "Ready after" in server.said()
+
+    try:
+        until(ready, seconds=180, what="the server's start")
+    except BaseException:
+        server.destroy()
+        raise
+    return server
