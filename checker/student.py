@@ -128,9 +128,8 @@ class Answer:
                 f"{self.call} returned {describe(self._value)}; it should raise {expected}. {otherwise}".strip()
             )
         if expected not in self.error.bases:
-            raise Failure(
-                f"{self.call} raised {self.error.type} ({self.error.message}); it should raise {expected}. {otherwise}".strip()
-            )
+            raised = f"{self.call} raised {self.error.type} ({self.error.message})"
+            raise Failure(f"{raised}; it should raise {expected}. {otherwise}".strip())
 
     def left_alone(self, *args: Any) -> None:
         """The positional arguments are what they were: the call changed none of them in place."""
@@ -198,6 +197,10 @@ class Student:
 
     def set_item(self, target: Handle, key: Any, value: Any) -> None:
         self._ask({"op": "set_item", "target": target, "key": key, "value": value})
+
+    def simulate_gpu(self, state: dict[str, Any]) -> None:
+        """From now on NVML shows the program GPUs in this state (see :mod:`labkit.nvsim`)."""
+        self._ask({"op": "simulate_gpu", "state": state})
 
     # -- used by the specification, not by checks --------------------------------------------------------------------
 

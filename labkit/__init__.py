@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from labkit.devices import Devices
     from labkit.learner import Checked, Hint
 
-__all__ = ["check", "gpu", "hint"]
+__all__ = ["check", "gpu", "hint", "simulate_gpu"]
 
 
 def check(
@@ -43,3 +43,10 @@ def gpu() -> Devices:
     from labkit.devices import Devices
 
     return Devices.read()
+
+
+def simulate_gpu(gpus: int = 2, *, seed: int | None = None) -> None:
+    """On a server without a GPU, let NVML show made-up ones in this notebook, to practise with."""
+    from labkit.practice import simulate_gpu
+
+    simulate_gpu(gpus, seed=seed)

@@ -25,6 +25,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from labkit import nvsim
 from labkit.wire import PREFIX, Handle, WireError, pack, prefix_lengths, unpack
 
 __all__ = ["main"]
@@ -106,6 +107,9 @@ class _Program:
             return self._resolve(target)[self._inside(request["key"])]
         if op == "set_item":
             self._resolve(target)[self._inside(request["key"])] = self._inside(request["value"])
+            return None
+        if op == "simulate_gpu":
+            nvsim.install(request["state"])
             return None
         raise WireError(f"unknown request {op!r}")
 
