@@ -1,0 +1,238 @@
+"""The portal's API: JSON in and out, authorised by a Hub token or by the session of the portal's own pages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from gradlab.course import Exercise, Lab
+from gradlab.errors import CourseError
+from gradlab.portal import models
+from gradlab.portal.auth import ApiInstructor, ApiVisitor, StreamInstructor, still_instructor
+from gradlab.portal.body import read_notebook_body
+from gradlab.portal.context import Portal, portal_of
+from gradlab.portal.live import Overrun
+from gradlab.portal.standing import ClassRow, LabStanding, answers, class_rows, lab_standings
+from gradlab.store import Attempt, Submission
+
+__all__ = ["api_router"]
+
+LONGEST_WAIT = 60.0
+_RECHECK_SECONDS = 30.0
+_HEARTBEAT_SECONDS = 15
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"model": models.Problem, "description": "Not logged in."},
+    403: {"model": models.Problem, "description": "Logged in, but not allowed."},
+    404: {"model": models.Problem, "description": "There is no such thing, or it is somebody else's."},
+    422: {"model": models.Problem, "description": "A parameter is malformed."},
+    503: {"model": models.Problem, "description": "The Hub does not answer."},
+}
+_CHECK_REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": models.Problem, "description": "The notebook cannot be judged at all."},
+    413: {"model": models.Problem, "description": "The notebook is too large."},
+}
+
+
+def api_router() -> APIRouter:
+    """All API routes and the event stream, relative to the portal's prefix."""
+    router = APIRouter(responses=_REFUSALS)
+    router.add_api_route("/api/me", me, methods=["GET"])
+    router.add_api_route("/api/labs", labs, methods=["GET"])
+    router.add_api_route(
+        "/api/labs/{slug}/checks",
+        check,
+        methods=["POST"],
+        status_code=202,
+        responses=_CHECK_REFUSALS,
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}},
+    )
+    router.add_api_route("/api/labs/{slug}/exercises/{name}/hints", hints, methods=["GET"])
+    router.add_api_route("/api/labs/{slug}/exercises/{name}/hints", open_hint, methods=["POST"])
+    router.add_api_route("/api/submissions/{number}", submission, methods=["GET"])
+    router.add_api_route("/api/class", class_table, methods=["GET"])
+    router.add_api_route("/api/learners/{name:path}/attempts", attempts, methods=["GET"])
+    router.add_api_route("/api/gpu", gpu, methods=["GET"])
+    router.add_api_route("/events", events, methods=["GET"], response_class=EventSourceResponse)
+    return router
+
+
+def me(visitor: ApiVisitor) -> models.MeModel:
+    """Who the token or session belongs to."""
+    return models.MeModel(name=visitor.name, role=visitor.role)
+
+
+def labs(request: Request, visitor: ApiVisitor) -> list[models.LabModel]:
+    """The labs in curriculum order, with the caller's progress."""
+    portal = portal_of(request)
+    return [_lab_model(standing) for standing in lab_standings(portal.course, portal.store, visitor.name)]
+
+
+async def check(
+    request: Request,
+    visitor: ApiVisitor,
+    slug: str,
+    only: Annotated[str | None, Query(description="The one exercise to check.")] = None,
+) -> models.AcceptedModel:
+    """Hand in a notebook (the request's body). It is on disk when this answers; the verdict comes with
+    `GET api/submissions/{id}?wait=20`."""
+    portal = portal_of(request)
+    notebook = await read_notebook_body(request, portal.settings.notebook_mb << 20)
+    number = await run_in_threadpool(portal.checks.accept, visitor.name, slug, notebook, only=only)
+    return models.AcceptedModel(id=number, state="accepted")
+
+
+async def submission(
+    request: Request,
+    visitor: ApiVisitor,
+    number: int,
+    wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait for the verdict.")] = 0,
+) -> models.SubmissionModel:
+    """One submission and, once it is judged, its verdict. Learners find only their own."""
+    portal = portal_of(request)
+    with portal.live.watch(number) as done:
+        found = await run_in_threadpool(_own_submission, portal, visitor, number)
+        if found.state == "accepted" and wait > 0:
+            try:
+                await asyncio.wait_for(done.wait(), wait)
+            except TimeoutError:
+                return _submission_model(portal, found)
+            found = await run_in_threadpool(_own_submission, portal, visitor, number)
+    return _submission_model(portal, found)
+
+
+def hints(request: Request, visitor: ApiVisitor, slug: str, name: str) -> models.HintsModel:
+    """The hints of an exercise that are already open."""
+    portal = portal_of(request)
+    lab, exercise = _exercise(portal, slug, name)
+    opened = portal.store.hints(visitor.name, lab.slug).get(exercise.name, 0)
+    return models.HintsModel(opened=list(exercise.hints[:opened]), of=len(exercise.hints))
+
+
+def open_hint(request: Request, visitor: ApiVisitor, slug: str, name: str) -> models.HintModel:
+    """Open the next hint; when all are open, the last one again."""
+    portal = portal_of(request)
+    lab, exercise = _exercise(portal, slug, name)
+    available = len(exercise.hints)
+    if not available:
+        raise HTTPException(404, f"There is no hint for {exercise.name!r}. Read what the last check said about it.")
+    opened = portal.store.open_hint(visitor.name, lab.slug, exercise.name, available=available, now=portal.clock())
+    number = min(opened, available)
+    return models.HintModel(number=number, of=available, hint=exercise.hints[number - 1])
+
+
+def class_table(
+    request: Request,
+    _visitor: ApiInstructor,
+    learner: Annotated[str | None, Query(description="Only this learner's row.")] = None,
+) -> models.ClassModel:
+    """Where every learner stands in every lab."""
+    portal = portal_of(request)
+    rows = class_rows(portal.course, portal.store, only=learner, without=portal.presence.instructors)
+    heads = [models.LabHeadModel(slug=lab.slug, title=lab.title, max_points=lab.points) for lab in portal.course.labs]
+    return models.ClassModel(labs=heads, learners=[_learner_model(row) for row in rows])
+
+
+def attempts(
+    request: Request,
+    _visitor: ApiInstructor,
+    name: str,
+    lab: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> list[models.AttemptModel]:
+    """A learner's submissions, newest first."""
+    found = portal_of(request).store.attempts(name, lab, limit=limit)
+    return [models.AttemptModel.model_validate(asdict(attempt)) for attempt in found]
+
+
+async def gpu(request: Request, _visitor: ApiInstructor) -> models.GpuModel:
+    """What the server's GPUs are doing now."""
+    return models.GpuModel.model_validate(await portal_of(request).devices.latest())
+
+
+async def events(request: Request, _visitor: StreamInstructor) -> EventSourceResponse:
+    """Server-sent events. `hello` comes first: read the class table then, as nothing is replayed. After it one `class`
+    event for everything that happens to a submission."""
+    return EventSourceResponse(_stream(request), ping=_HEARTBEAT_SECONDS, send_timeout=30)
+
+
+async def _stream(request: Request) -> AsyncIterator[ServerSentEvent]:
+    portal = portal_of(request)
+    with portal.live.listen() as listener:
+        yield ServerSentEvent(event="hello", data="{}", retry=2000)
+        recheck = asyncio.get_running_loop().time() + _RECHECK_SECONDS
+        while True:
+            now = asyncio.get_running_loop().time()
+            if now >= recheck:
+                if not await still_instructor(request):
+                    return
+                recheck = now + _RECHECK_SECONDS
+            try:
+                event = await listener.next(recheck - now)
+            except Overrun:
+                return  # the browser connects again and reads everything anew
+            if event is not None:
+                data = {"kind": event.kind, "learner": event.learner, "lab": event.lab, "submission": event.submission}
+                yield ServerSentEvent(event="class", data=json.dumps(data))
+
+
+def _own_submission(portal: Portal, visitor: ApiVisitor, number: int) -> Submission:
+    found = portal.store.submission(number) if abs(number) < 1 << 63 else None
+    if found is None or not (visitor.instructor or found.learner == visitor.name):
+        raise HTTPException(404, f"You have no submission {number}. Your attempts are listed in the portal.")
+    return found
+
+
+def _exercise(portal: Portal, slug: str, name: str) -> tuple[Lab, Exercise]:
+    try:
+        lab = portal.course.lab(slug)
+        return lab, lab.exercise(name)
+    except CourseError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+def _lab_model(standing: LabStanding) -> models.LabModel:
+    return models.LabModel(
+        slug=standing.lab.slug,
+        title=standing.lab.title,
+        points=standing.points,
+        max_points=standing.lab.points,
+        exercises=[
+            models.ExerciseModel(
+                name=row.exercise.name,
+                title=row.exercise.title,
+                points=row.points,
+                max_points=row.exercise.points,
+                passed=row.passed,
+                attempts=row.attempts,
+                last_outcome=row.last_outcome,
+            )
+            for row in standing.exercises
+        ],
+        filename=standing.filename,
+        newer_filename=standing.newer_filename,
+    )
+
+
+def _submission_model(portal: Portal, found: Submission) -> models.SubmissionModel:
+    results = found.verdict["results"] if found.verdict else ()
+    passed = {result["exercise"] for result in results if result["outcome"] == "passed"}
+    state: Literal["accepted", "judged", "superseded"] = found.state  # type: ignore[assignment]
+    attempt = Attempt(found.id, found.lab, found.only, state, found.accepted_at, found.judged_at, found.verdict)
+    shown = {
+        name: models.AnswerModel(title=exercise.title, answer=exercise.answer, follow_up=exercise.follow_up)
+        for name, exercise in answers(portal.course, found.lab, passed).items()
+    }
+    return models.SubmissionModel.model_validate(asdict(attempt) | {"answers": shown})
+
+
+def _learner_model(row: ClassRow) -> models.LearnerModel:
+    cells = {slug: models.LabCellModel.model_validate(asdict(cell)) for slug, cell in row.labs.items()}
+    return models.LearnerModel(name=row.name, last_seen=row.last_seen, labs=cells)

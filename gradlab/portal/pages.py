@@ -1,0 +1,145 @@
+"""The portal's pages: server-rendered, complete without a script, for people who navigate to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
+
+from gradlab.portal.auth import PageInstructor, PageVisitor, finish_login, xsrf_of
+from gradlab.portal.context import Portal, portal_of
+from gradlab.portal.hubauth import Visitor
+from gradlab.portal.render import Renderer
+from gradlab.portal.standing import ClassRow, class_rows, lab_standings
+from gradlab.portal.views import attempt_views, class_counts, next_up
+
+__all__ = ["error_page", "page_router"]
+
+_RECENT = 4
+_PAGE = 50
+_MOST = 500
+
+
+def page_router() -> APIRouter:
+    """All pages, relative to the portal's prefix. They are no part of the API's document."""
+    router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    router.add_api_route("/", labs_page, methods=["GET"])
+    router.add_api_route("/attempts", own_attempts_page, methods=["GET"])
+    router.add_api_route("/class", class_page, methods=["GET"])
+    router.add_api_route("/learners/{name:path}", learner_page, methods=["GET"])
+    router.add_api_route("/oauth_callback", oauth_callback, methods=["GET"], response_class=RedirectResponse)
+    return router
+
+
+def labs_page(request: Request, visitor: PageVisitor) -> HTMLResponse:
+    """The labs with the visitor's progress, and for instructors how the class is doing."""
+    portal = portal_of(request)
+    standings = lab_standings(portal.course, portal.store, visitor.name)
+    recent = portal.store.attempts(visitor.name, limit=_RECENT)
+    up = next_up(standings)
+    return _page(
+        request,
+        visitor,
+        "labs.html",
+        here="labs",
+        standings=standings,
+        recent=attempt_views(portal.course, recent),
+        up=up,
+        exercise_up=next((row for row in up.exercises if not row.passed), None) if up else None,
+        new_here=not recent,
+        counts=class_counts(_rows(portal), portal.clock()) if visitor.instructor else None,
+    )
+
+
+def own_attempts_page(
+    request: Request, visitor: PageVisitor, lab: str | None = None, every: bool = False
+) -> HTMLResponse:
+    return _attempts_page(request, visitor, visitor.name, lab, every)
+
+
+def learner_page(
+    request: Request, visitor: PageInstructor, name: str, lab: str | None = None, every: bool = False
+) -> HTMLResponse:
+    if name not in {learner.name for learner in portal_of(request).store.learners()}:
+        raise HTTPException(404, f"Nobody called {name!r} has been here yet. The class page lists everybody.")
+    return _attempts_page(request, visitor, name, lab, every)
+
+
+async def class_page(request: Request, visitor: PageInstructor) -> HTMLResponse:
+    """The class table and the GPUs. The script keeps both up to date; without it they are as of now."""
+    portal = portal_of(request)
+    rows = await run_in_threadpool(_rows, portal)
+    return _page(
+        request,
+        visitor,
+        "class.html",
+        here="class",
+        rows=rows,
+        labs=portal.course.labs,
+        max_points=sum(lab.points for lab in portal.course.labs),
+        counts=class_counts(rows, portal.clock()),
+        gpu=await portal.devices.latest(),
+    )
+
+
+async def oauth_callback(
+    request: Request,
+    code: str = "",
+    state: str = "",
+    error: str = "",
+    error_description: Annotated[str, Query(max_length=500)] = "",
+) -> RedirectResponse:
+    """Where the Hub sends the browser back to after a login."""
+    if error or not code:
+        said = error_description or error or "it sent no code"
+        raise HTTPException(403, f"The Hub refused the login: {said}. Open the portal again, or ask your instructor.")
+    return await finish_login(request, code, state)
+
+
+def error_page(request: Request, status: int, detail: str) -> HTMLResponse:
+    """The same look for what went wrong; it does not know, and does not need to know, who is asking."""
+    renderer: Renderer = request.app.state.renderer
+    titles = {
+        401: "Please log in",
+        403: "Not for you",
+        404: "Not found",
+        413: "Too large",
+        503: "Back in a moment",
+    }
+    title = titles.get(status, "That did not work")
+    html = renderer.page(
+        "error.html", visitor=None, here="", xsrf="", now=portal_of(request).clock(), title=title, status=status,
+        detail=detail,
+    )
+    return HTMLResponse(html, status_code=status)
+
+
+def _attempts_page(request: Request, visitor: Visitor, name: str, lab: str | None, every: bool) -> HTMLResponse:
+    portal = portal_of(request)
+    limit = _MOST if every else _PAGE
+    found = portal.store.attempts(name, lab or None, limit=limit + 1)
+    return _page(
+        request,
+        visitor,
+        "attempts.html",
+        here="attempts" if name == visitor.name else "class",
+        learner=name,
+        own=name == visitor.name,
+        standings=lab_standings(portal.course, portal.store, name),
+        attempts=attempt_views(portal.course, found[:limit]),
+        more=len(found) > limit,
+        every=every,
+        chosen=lab or None,
+    )
+
+
+def _rows(portal: Portal) -> list[ClassRow]:
+    return class_rows(portal.course, portal.store, without=portal.presence.instructors)
+
+
+def _page(request: Request, visitor: Visitor, template: str, **values: Any) -> HTMLResponse:
+    renderer: Renderer = request.app.state.renderer
+    html = renderer.page(template, visitor=visitor, xsrf=xsrf_of(request), now=portal_of(request).clock(), **values)
+    return HTMLResponse(html)

@@ -1,0 +1,291 @@
+// The class page: the table follows the verdicts, the panel follows the GPUs.
+//
+// An event only says whose row to read again; the numbers always come from the API. After every (re)connection the whole
+// table is read, so nothing is missed while the stream was down. All text is set as text, never as HTML.
+
+"use strict";
+
+const { prefix, xsrf } = document.body.dataset;
+const body = document.querySelector("#class-table tbody");
+const template = document.querySelector("#row-template").content.querySelector("tr");
+const rows = new Map([...body.rows].map((row) => [row.dataset.learner, row]));
+const learners = new Map(); // the data behind each row
+const running = new Map(); // "learner\nlab" → ids of submissions being checked
+const ACTIVE_SECONDS = 600;
+
+// -- reading ----------------------------------------------------------------------------------------------------------
+
+async function read(path) {
+  const answer = await fetch(prefix + path, { headers: { "X-XSRF-Token": xsrf }, cache: "no-store" });
+  if (answer.status === 401 || answer.status === 403) {
+    stream.close();
+    state("lost", "Logged out: reload this page to log in again");
+  }
+  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  return answer.json();
+}
+
+let everything = false;
+let reading = false;
+const stale = new Set();
+
+function later(learner) {
+  if (learner === undefined || stale.size > 8) everything = true;
+  else stale.add(learner);
+  if (!reading) {
+    reading = true;
+    setTimeout(readStale, 60);
+  }
+}
+
+async function readStale() {
+  const names = everything ? [undefined] : [...stale];
+  everything = false;
+  stale.clear();
+  try {
+    for (const name of names) {
+      const found = await read(name === undefined ? "api/class" : `api/class?learner=${encodeURIComponent(name)}`);
+      found.learners.forEach(showLearner);
+      if (name === undefined) dropOthers(new Set(found.learners.map((learner) => learner.name)));
+    }
+    showCounts();
+    retry = 500;
+  } catch {
+    everything = true;
+    await new Promise((done) => setTimeout(done, retry));
+    retry = Math.min(retry * 2, 15000);
+  }
+  reading = false;
+  if ((everything || stale.size) && stream.readyState !== EventSource.CLOSED) later(everything ? undefined : [...stale][0]);
+}
+let retry = 500;
+
+// -- showing ----------------------------------------------------------------------------------------------------------
+
+function rowOf(name) {
+  let row = rows.get(name);
+  if (!row) {
+    row = template.cloneNode(true);
+    row.dataset.learner = name;
+    const link = row.querySelector("th a");
+    link.textContent = name;
+    link.href = `${prefix}learners/${encodeURIComponent(name)}`;
+    rows.set(name, row);
+    body.append(row);
+    sortRows();
+    filterRows();
+  }
+  return row;
+}
+
+function showLearner(learner) {
+  const isNew = !rows.has(learner.name);
+  const row = rowOf(learner.name);
+  learners.set(learner.name, learner);
+  let points = 0;
+  for (const cell of row.querySelectorAll("td[data-lab]")) {
+    const standing = learner.labs[cell.dataset.lab];
+    if (!standing) continue;
+    points += standing.points;
+    showCell(cell, standing, isNew);
+  }
+  row.querySelector(".total b").textContent = points;
+  gradlab.showTime(row.querySelector("time"), learner.last_seen * 1000);
+}
+
+function showCell(cell, standing, isNew) {
+  const number = cell.querySelector("b");
+  const changed = number.textContent !== String(standing.points);
+  number.textContent = standing.points;
+  cell.querySelector("progress").value = standing.points;
+  cell.classList.toggle("untouched", standing.last_at === null);
+  cell.classList.toggle("full", standing.last_at !== null && standing.points >= standing.max_points);
+  if (changed || (isNew && standing.last_at !== null)) flash(cell);
+}
+
+function flash(cell) {
+  cell.classList.remove("changed");
+  void cell.offsetWidth; // restarts the animation
+  cell.classList.add("changed");
+  setTimeout(() => cell.classList.remove("changed"), 4000);
+}
+
+function dropOthers(names) {
+  for (const [name, row] of rows) {
+    if (names.has(name)) continue;
+    row.remove();
+    rows.delete(name);
+    learners.delete(name);
+  }
+}
+
+function showCounts() {
+  const all = [...learners.values()];
+  const sum = (field) => all.reduce((total, one) => total + Object.values(one.labs).reduce((t, lab) => t + lab[field], 0), 0);
+  const now = Date.now() / 1000;
+  const counts = {
+    learners: all.length,
+    active: all.filter((one) => now - one.last_seen < ACTIVE_SECONDS).length,
+    passed: sum("passed"),
+    points: sum("points"),
+  };
+  for (const [name, count] of Object.entries(counts)) {
+    document.querySelector(`[data-count="${name}"]`).textContent = count.toLocaleString("en");
+  }
+  document.querySelector("#nobody").hidden = all.length > 0;
+}
+
+function showRunning({ learner, lab, submission, kind }) {
+  const key = `${learner}\n${lab}`;
+  const ids = running.get(key) ?? new Set();
+  if (kind === "accepted") ids.add(submission);
+  else ids.delete(submission);
+  running.set(key, ids);
+  const cell = [...(rows.get(learner)?.querySelectorAll("td[data-lab]") ?? [])].find((one) => one.dataset.lab === lab);
+  cell?.classList.toggle("checking", ids.size > 0);
+}
+
+// -- the stream -------------------------------------------------------------------------------------------------------
+
+function state(name, words) {
+  document.querySelector("#live").dataset.state = name;
+  document.querySelector("#live-words").textContent = words;
+}
+
+const stream = new EventSource(`${prefix}events?xsrf=${encodeURIComponent(xsrf)}`);
+stream.addEventListener("hello", () => {
+  state("on", "Live");
+  running.clear();
+  for (const cell of body.querySelectorAll(".checking")) cell.classList.remove("checking");
+  later();
+});
+stream.addEventListener("class", (message) => {
+  const event = JSON.parse(message.data);
+  showRunning(event);
+  later(event.learner);
+});
+stream.addEventListener("error", () => {
+  if (stream.readyState === EventSource.CLOSED) state("lost", "Not live any more: reload this page");
+  else state("off", "Connecting again …");
+});
+addEventListener("pagehide", () => stream.close());
+setInterval(() => {
+  if (learners.size) showCounts();
+}, 20000);
+
+// -- finding and sorting ----------------------------------------------------------------------------------------------
+
+const filter = document.querySelector("#filter");
+
+function filterRows() {
+  const wanted = filter.value.trim().toLowerCase();
+  for (const [name, row] of rows) row.hidden = !name.toLowerCase().includes(wanted);
+}
+filter.addEventListener("input", filterRows);
+
+const byName = new Intl.Collator(undefined, { numeric: true });
+const measures = {
+  points: (row) => Number(row.querySelector(".total b").textContent),
+  seen: (row) => Date.parse(row.querySelector("time").dateTime),
+  lab: (row, lab) => Number([...row.querySelectorAll("td[data-lab]")].find((one) => one.dataset.lab === lab).querySelector("b").textContent),
+};
+let order = { kind: "name", lab: undefined, down: false };
+
+function sortRows() {
+  const sign = order.down ? -1 : 1;
+  const names = (a, b) => byName.compare(a.dataset.learner, b.dataset.learner);
+  const measure = measures[order.kind];
+  const compare = measure ? (a, b) => sign * (measure(a, order.lab) - measure(b, order.lab)) || names(a, b) : (a, b) => sign * names(a, b);
+  body.append(...[...rows.values()].sort(compare));
+}
+
+for (const head of document.querySelectorAll("th[data-sort]")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.append(...head.childNodes);
+  head.append(button);
+  button.addEventListener("click", () => {
+    const again = order.kind === head.dataset.sort && order.lab === head.dataset.lab;
+    order = { kind: head.dataset.sort, lab: head.dataset.lab, down: again ? !order.down : head.dataset.sort !== "name" };
+    for (const other of document.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", order.down ? "descending" : "ascending");
+    sortRows();
+  });
+}
+
+// -- GPUs -------------------------------------------------------------------------------------------------------------
+
+const GIB = 2 ** 30;
+const icon = document.querySelector("#gpu-panel .icon");
+
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function measure(title, text, value, most) {
+  const group = element("div");
+  group.append(element("dt", title), element("dd", text));
+  if (value !== null && most) {
+    const bar = element("progress");
+    bar.max = most;
+    bar.value = value;
+    bar.setAttribute("aria-hidden", "true");
+    group.append(bar);
+  }
+  return group;
+}
+
+function amount(value, unit) {
+  return value === null ? "—" : `${Math.round(value).toLocaleString("en")}${unit}`;
+}
+
+function device(one) {
+  const card = element("li", undefined, "card device");
+  const name = element("p", undefined, "device-name");
+  name.append(element("b", one.index), " ", element("span", one.name ?? "GPU"));
+  card.append(name);
+  if (one.error) {
+    card.append(element("p", `⚠ ${one.error}`, "device-error"));
+    return card;
+  }
+  const known = one.memory_used !== null && one.memory_total;
+  const memory = known ? `${(one.memory_used / GIB).toFixed(1)} of ${(one.memory_total / GIB).toFixed(0)} GiB` : "—";
+  const list = element("dl");
+  list.append(
+    measure("Busy", amount(one.utilisation, " %"), one.utilisation, 100),
+    measure("Memory", memory, known ? one.memory_used : null, one.memory_total),
+  );
+  card.append(list, element("p", `${amount(one.temperature, " °C")}, ${amount(one.power, " W")}`, "muted small"));
+  return card;
+}
+
+function showGpus(gpu) {
+  const panel = document.querySelector("#gpu-panel");
+  if (gpu.devices.length) {
+    const list = element("ul", undefined, "devices");
+    list.append(...gpu.devices.map(device));
+    panel.replaceChildren(list);
+  } else {
+    const line = element("p", undefined, "card empty-gpu");
+    line.append(...(icon ? [icon] : []), element("span", gpu.message || "This server has no GPU."));
+    panel.replaceChildren(line);
+  }
+}
+
+async function followGpus() {
+  let pause = 30000;
+  if (!document.hidden) {
+    try {
+      const gpu = await read("api/gpu");
+      showGpus(gpu);
+      if (gpu.available) pause = 3000;
+    } catch {
+      // The live line already says that the portal is away.
+    }
+  }
+  setTimeout(followGpus, pause);
+}
+setTimeout(followGpus, 3000);
