@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import FastAPI, HTTPException, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
@@ -22,7 +22,7 @@ from gradlab.portal.live import Overrun
 from gradlab.portal.standing import ClassRow, LabStanding, answers, class_rows, lab_standings
 from gradlab.store import Attempt, Submission
 
-__all__ = ["api_router"]
+__all__ = ["add_api"]
 
 LONGEST_WAIT = 60.0
 _RECHECK_SECONDS = 30.0
@@ -41,27 +41,30 @@ _CHECK_REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def api_router() -> APIRouter:
-    """All API routes and the event stream, relative to the portal's prefix."""
-    router = APIRouter(responses=_REFUSALS)
-    router.add_api_route("/api/me", me, methods=["GET"])
-    router.add_api_route("/api/labs", labs, methods=["GET"])
-    router.add_api_route(
+def add_api(app: FastAPI, prefix: str) -> None:
+    """Add all API routes and the event stream."""
+
+    def add(path: str, endpoint: Callable[..., Any], method: str = "GET", **options: Any) -> None:
+        responses = _REFUSALS | options.pop("responses", {})
+        app.add_api_route(prefix + path, endpoint, methods=[method], responses=responses, **options)
+
+    add("/api/me", me)
+    add("/api/labs", labs)
+    add(
         "/api/labs/{slug}/checks",
         check,
-        methods=["POST"],
+        "POST",
         status_code=202,
         responses=_CHECK_REFUSALS,
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}},
     )
-    router.add_api_route("/api/labs/{slug}/exercises/{name}/hints", hints, methods=["GET"])
-    router.add_api_route("/api/labs/{slug}/exercises/{name}/hints", open_hint, methods=["POST"])
-    router.add_api_route("/api/submissions/{number}", submission, methods=["GET"])
-    router.add_api_route("/api/class", class_table, methods=["GET"])
-    router.add_api_route("/api/learners/{name:path}/attempts", attempts, methods=["GET"])
-    router.add_api_route("/api/gpu", gpu, methods=["GET"])
-    router.add_api_route("/events", events, methods=["GET"], response_class=EventSourceResponse)
-    return router
+    add("/api/labs/{slug}/exercises/{name}/hints", hints)
+    add("/api/labs/{slug}/exercises/{name}/hints", open_hint, "POST")
+    add("/api/submissions/{number}", submission)
+    add("/api/class", class_table)
+    add("/api/learners/{name:path}/attempts", attempts)
+    add("/api/gpu", gpu)
+    add("/events", events, response_class=EventSourceResponse)
 
 
 def me(visitor: ApiVisitor) -> models.MeModel:

@@ -18,14 +18,14 @@ from gradlab import __version__
 from gradlab.course import Course
 from gradlab.credentials import Credentials
 from gradlab.errors import GradlabError, SubmissionRefused
-from gradlab.portal.api import api_router
+from gradlab.portal.api import add_api
 from gradlab.portal.auth import LoginNeeded, start_login
 from gradlab.portal.context import Portal, Presence, portal_of
 from gradlab.portal.devices import Devices
 from gradlab.portal.headers import SecurityHeaders, harden
 from gradlab.portal.hubauth import HubClient
 from gradlab.portal.live import Checks, Live
-from gradlab.portal.pages import error_page, page_router
+from gradlab.portal.pages import add_pages, error_page
 from gradlab.portal.render import STATIC_DIR, Renderer, static_links
 from gradlab.portal.sessions import Sessions
 from gradlab.settings import Settings
@@ -74,8 +74,8 @@ def create_app(
     )
     app.state.portal = portal
     app.state.renderer = Renderer(prefix=portal.prefix, static=static_links(portal.prefix), hub=hub, product="Gradlab")
-    app.include_router(api_router(), prefix=prefix)
-    app.include_router(page_router(), prefix=prefix)
+    add_api(app, prefix)
+    add_pages(app, prefix)
     app.mount(f"{prefix}/static", _Files(directory=STATIC_DIR), name="static")
     app.add_middleware(SecurityHeaders)
     _handle_errors(app)

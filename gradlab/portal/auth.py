@@ -172,7 +172,7 @@ def _instructor(visitor: Visitor) -> Visitor:
     if not visitor.instructor:
         raise HTTPException(
             403,
-            f"This is for instructors, and {visitor.name!r} is logged in as a learner. Your own work is on the labs page.",
+            f"This is for instructors, and {visitor.name!r} is logged in as a learner. Your work is on the labs page.",
         )
     return visitor
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -15,22 +16,24 @@ from gradlab.portal.render import Renderer
 from gradlab.portal.standing import ClassRow, class_rows, lab_standings
 from gradlab.portal.views import attempt_views, class_counts, next_up
 
-__all__ = ["error_page", "page_router"]
+__all__ = ["add_pages", "error_page"]
 
 _RECENT = 4
 _PAGE = 50
 _MOST = 500
 
 
-def page_router() -> APIRouter:
-    """All pages, relative to the portal's prefix. They are no part of the API's document."""
-    router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
-    router.add_api_route("/", labs_page, methods=["GET"])
-    router.add_api_route("/attempts", own_attempts_page, methods=["GET"])
-    router.add_api_route("/class", class_page, methods=["GET"])
-    router.add_api_route("/learners/{name:path}", learner_page, methods=["GET"])
-    router.add_api_route("/oauth_callback", oauth_callback, methods=["GET"], response_class=RedirectResponse)
-    return router
+def add_pages(app: FastAPI, prefix: str) -> None:
+    """Add all pages. They are no part of the API's document."""
+    pages: dict[str, Callable[..., Any]] = {
+        "/": labs_page,
+        "/attempts": own_attempts_page,
+        "/class": class_page,
+        "/learners/{name:path}": learner_page,
+        "/oauth_callback": oauth_callback,
+    }
+    for path, endpoint in pages.items():
+        app.add_api_route(prefix + path, endpoint, include_in_schema=False, response_class=HTMLResponse)
 
 
 def labs_page(request: Request, visitor: PageVisitor) -> HTMLResponse:
@@ -109,9 +112,9 @@ def error_page(request: Request, status: int, detail: str) -> HTMLResponse:
         503: "Back in a moment",
     }
     title = titles.get(status, "That did not work")
+    now = portal_of(request).clock()
     html = renderer.page(
-        "error.html", visitor=None, here="", xsrf="", now=portal_of(request).clock(), title=title, status=status,
-        detail=detail,
+        "error.html", visitor=None, here="", xsrf="", now=now, title=title, status=status, detail=detail
     )
     return HTMLResponse(html, status_code=status)
 
