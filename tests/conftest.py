@@ -1,8 +1,8 @@
 """What all tests share: the running server, and the rule for what a machine may lack.
 
 A test that needs something a machine may lack asks for it by name, ``require("chromium")``. Where it is missing the
-test is skipped with the reason. But if the variable TEST_REQUIRE names it (``.ci/run`` sets it to what it has installed),
-the test fails: what was prepared must not be skipped.
+test is skipped with the reason. But if the variable TEST_REQUIRE names it (``.ci/run`` sets it to what it has
+installed), the test fails: what was prepared must not be skipped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from importlib.metadata import version
 import pytest
 
 from checker.sandbox.confinement import detect
-from gradlab.settings import ROOT
 from tests.courses import write_course
 from tests.servers import RunningServer, settings_for, start
 
@@ -68,9 +67,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """One real server with the real labs for all tests of a session; use names of your own in it."""
+    """One real server with the course of tests/courses.py for all tests of a session; use names of your own in it."""
     folder = tmp_path_factory.mktemp("server")
-    course = {} if list((ROOT / "labs").glob("*.py")) else vars(write_course(folder))
-    server = start(settings_for(folder, **{f"{name}_dir": path for name, path in course.items()}))
+    course = write_course(folder)
+    server = start(settings_for(folder, labs_dir=course.labs, checks_dir=course.checks))
     yield server
     server.destroy()

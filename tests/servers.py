@@ -33,9 +33,7 @@ from gradlab.errors import GradlabError
 from gradlab.server import serve
 from gradlab.settings import Settings
 try:
-    import importlib.util
-    stand_in = {} if importlib.util.find_spec("gradlab.cli") else {"portal": [sys.executable, "tests/hub/portal_stand_in.py"]}
-    sys.exit(serve(Settings.from_env(env_file=None), **stand_in))
+    sys.exit(serve(Settings.from_env(env_file=None)))
 except GradlabError as error:
     sys.exit(str(error))
 """
