@@ -149,7 +149,8 @@ def gpu(as_json: AsJson = False) -> None:
 def doctor(as_json: AsJson = False) -> None:
     """Find what keeps the server from working and say the remedy.
 
-    It looks at Python and its packages, Node, ports, sandboxes, Docker, GPUs, disk and passwords, and runs one real check.
+    It looks at Python and its packages, Node, ports, sandboxes, Docker, GPUs, disk and passwords, and runs one real
+    check.
     """
     from dataclasses import asdict
 
