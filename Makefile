@@ -1,0 +1,19 @@
+# `make` lists what there is. Everything is made in .venv and node_modules; nothing is installed on the system.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help environment up test lock
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+environment:
+	@scripts/environment
+
+up: environment ## start the server at http://127.0.0.1:8000 (PORT=8001 make up: another port); Ctrl-C stops it
+	@$(if $(PORT),GRADLAB_PORT=$(PORT)) .venv/bin/gradlab up
+
+test: environment ## lint, types, import directions and all tests that can run here (ARGS="-k name": some of them)
+	@scripts/test $(ARGS)
+
+lock: environment ## resolve the dependencies anew: requirements.lock and package-lock.json
+	@scripts/lock
