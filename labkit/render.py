@@ -54,7 +54,7 @@ _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u20
 
 
 def clean(text: str) -> str:
-    """Text without terminal codes and invisible characters; beyond MAX_LINES or MAX_CHARACTERS it says what is left out."""
+    """Text without terminal codes and invisible characters, cut to MAX_LINES and MAX_CHARACTERS, and saying so."""
     text = _HIDDEN.sub("", _TERMINAL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
     cut = text[:MAX_CHARACTERS]
     lines = cut.splitlines()
@@ -149,7 +149,7 @@ def _prose(text: str) -> str:
     """Escaped text with paragraphs, line ends and `code` kept."""
     escaped = _escape(text.strip())
     coded = re.sub(r"`([^`\n]+)`", rf'<code style="{_CODE}">\1</code>', escaped)
-    return "<br>".join(part.replace("\n", "<br>") for part in re.split(r"\n\s*\n", coded))
+    return "<br><br>".join(part.replace("\n", "<br>") for part in re.split(r"\n\s*\n", coded))
 
 
 def _preformatted(text: str) -> str:

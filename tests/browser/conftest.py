@@ -1,0 +1,82 @@
+"""Debian's Chromium for the browser tests; screenshots and the page's own complaints are kept when one fails."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+# A lab server starts and JupyterLab loads on two busy cores: be patient with what appears, never sleep.
+PATIENCE_MS = 30_000
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for the session."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+def new_context(browser: Browser) -> BrowserContext:
+    """Someone's browser: cookies, storage and cache of its own."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    context.set_default_timeout(PATIENCE_MS)
+    return context
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One person's browser for all tests of a file; its cache saves loading JupyterLab again."""
+    context = new_context(browser)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def pages(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[BrowserContext], Page]]:
+    """Opens pages that are closed after the test, and photographed if it failed."""
+    opened: list[Page] = []
+    said: list[str] = []
+
+    def open_page(context: BrowserContext) -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        opened.append(page)
+        return page
+
+    yield open_page
+    if getattr(request.node, "failed", False):
+        for number, page in enumerate(opened):
+            page.screenshot(path=tmp_path / f"page{number}.png")
+        (tmp_path / "browser.log").write_text("\n".join(said), encoding="utf-8")
+        print(f"Screenshots and the browser's log are in {tmp_path}")
+    for page in opened:
+        page.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Tell the fixtures of a test how it went."""
+    report = yield
+    if report.when == "call":
+        item.failed = report.failed
+    return report
