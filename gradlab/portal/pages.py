@@ -106,7 +106,7 @@ def error_page(request: Request, status: int, detail: str) -> HTMLResponse:
     renderer: Renderer = request.app.state.renderer
     titles = {
         401: "Please log in",
-        403: "Not for you",
+        403: "Not allowed here",
         404: "Not found",
         413: "Too large",
         503: "Back in a moment",

@@ -258,7 +258,10 @@ function device(one) {
     measure("Busy", amount(one.utilisation, " %"), one.utilisation, 100),
     measure("Memory", memory, known ? one.memory_used : null, one.memory_total),
   );
-  card.append(list, element("p", `${amount(one.temperature, " °C")}, ${amount(one.power, " W")}`, "muted small"));
+  card.append(list);
+  if (one.temperature !== null || one.power !== null) {
+    card.append(element("p", `${amount(one.temperature, " °C")}, ${amount(one.power, " W")}`, "muted small"));
+  }
   return card;
 }
 
