@@ -202,7 +202,7 @@ def _exercise_html(result: Mapping[str, Any], answer: Mapping[str, str] | None, 
         f" · <b>{_escape(result['exercise'])}</b>"
         f' <span style="color: {_QUIET}">· {_points(result["points"], result["max_points"])}</span>'
     )
-    body = _message_html(result["message"] or meaning)
+    body = _message_html(_own_message(result) or meaning)
     body += "".join(_check_html(line) for line in result["checks"])
     if result["output"].strip():
         body += _quiet("Your code printed:") + _preformatted(result["output"])
@@ -215,6 +215,12 @@ def _exercise_html(result: Mapping[str, Any], answer: Mapping[str, str] | None, 
         return f"<div>{head}</div>{inner}"
     unfolded = " open" if result["outcome"] not in ("passed", "not attempted", "skipped") else ""
     return f'<details{unfolded}><summary style="cursor: pointer">{head}</summary>{inner}</details>'
+
+
+def _own_message(result: Mapping[str, Any]) -> str:
+    """What is said about the exercise as a whole: not what one of its checks says again."""
+    message: str = result["message"]
+    return "" if message in {check["message"] for check in result["checks"]} else message
 
 
 def _message_html(message: str) -> str:
@@ -239,7 +245,7 @@ def _exercise_text(result: Mapping[str, Any], answer: Mapping[str, str] | None) 
     sign, _, meaning = _OUTCOMES.get(result["outcome"], _UNKNOWN)
     points = _points(result["points"], result["max_points"])
     lines = [f"{sign} {clean(result['outcome'])} · {clean(result['exercise'])} · {points}"]
-    lines += _indented(result["message"] or meaning, 2)
+    lines += _indented(_own_message(result) or meaning, 2)
     for check in result["checks"]:
         lines += _indented(f"{_OUTCOMES.get(check['outcome'], _UNKNOWN)[0]} {check['title']}", 2)
         lines += _indented(check["message"], 4)

@@ -19,7 +19,7 @@ FLAGS = (
     "--disable-sync",
 )
 # A lab server starts and JupyterLab loads on two busy cores: be patient with what appears, never sleep.
-PATIENCE_MS = 30_000
+PATIENCE_MS = 90_000
 
 
 @pytest.fixture(scope="session")
