@@ -48,12 +48,12 @@ class _Parts:
 
 def run(settings: Settings) -> None:
     """Serve the portal at JUPYTERHUB_SERVICE_URL until SIGTERM or SIGINT; then end every process of the judge."""
+    host, port = _address(os.environ.get("JUPYTERHUB_SERVICE_URL", ""))
     # uvicorn raises the signal once more when it has stopped; the default action would end us before we close.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    host, port = _address(os.environ.get("JUPYTERHUB_SERVICE_URL", ""))
     with _compose(settings) as parts:
         config = uvicorn.Config(
             parts.app,
