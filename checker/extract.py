@@ -11,6 +11,7 @@ import ast
 import json
 import re
 import symtable
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,8 @@ MAX_CELLS = 2_000
 MAX_SOURCE = 2 << 20
 # Cell magics whose body is ordinary Python; any other (%%bash, %%html, …) makes the cell no Python at all.
 _PYTHON_MAGICS = ("%%time", "%%timeit", "%%capture", "%%prun")
+# Python 3.11 counts how deep it is in one place for all threads, so two that parse at once can fail with SystemError.
+_ONE_PARSES = threading.Lock()
 
 
 class NotebookError(ValueError):
@@ -84,7 +87,7 @@ def read_notebook(data: bytes, wanted: Iterable[str]) -> Notebook:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise NotebookError(
-            f"The notebook is not valid JSON ({_brief(error)}). Save it again in JupyterLab, or start from a fresh copy."
+            f"The notebook is not valid JSON ({_brief(error)}). Save it again in JupyterLab, or take a fresh copy."
         ) from None
     cells = document.get("cells") if isinstance(document, dict) else None
     if not isinstance(cells, list) or document.get("nbformat") != 4:
@@ -172,7 +175,7 @@ def _is_magic(line: str) -> bool:
 
 
 def _statements(source: str, cell: int) -> list[Statement]:
-    tree = ast.parse(source)
+    tree = _syntax_tree(source)
     lines = source.split("\n")
     found = []
     for node in tree.body:
@@ -181,6 +184,11 @@ def _statements(source: str, cell: int) -> list[Statement]:
         text = _segment_text(lines, node, start)
         found.append(_statement(node, Segment(text, cell, start)))
     return found
+
+
+def _syntax_tree(source: str) -> ast.Module:
+    with _ONE_PARSES:
+        return ast.parse(source)
 
 
 def _segment_text(lines: list[str], node: ast.stmt, start: int) -> str:
@@ -332,7 +340,7 @@ def _shape(node: ast.stmt) -> str:
     """The statement without its docstring, comments, annotations' layout: what it does."""
     body = getattr(node, "body", None)
     if isinstance(body, list) and body and _is_docstring(body[0]):
-        copy = ast.parse(ast.unparse(node)).body[0]
+        copy = _syntax_tree(ast.unparse(node)).body[0]
         copy.body = copy.body[1:]  # type: ignore[attr-defined]
         return ast.dump(copy)
     return ast.dump(node)
