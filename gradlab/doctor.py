@@ -258,7 +258,7 @@ def real_check(settings: Settings) -> Finding:
         return Finding("a real check", "failed", value, f"Run `gradlab labs verify {lab.slug}` for all of it.")
     passed = sum(result.outcome == "passed" for result in verdict.results)
     value = (
-        f"{lab.slug}: {passed} of {len(verdict.results)} exercises passed, {verdict.seconds:.1f} s with a cold start"
+        f"{lab.slug}: {passed} of {len(verdict.results)} exercises passed in {verdict.seconds:.1f} s from a cold start"
     )
     return Finding("a real check", "ok", value)
 
