@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class KernelPool:
         self._started: set[KernelManager] = set()
         self._coming = 0
         self._closed = False
+        # One thread for good: jupyter_client leaves an event loop behind in every thread that starts a kernel.
+        self._refills = ThreadPoolExecutor(1, thread_name_prefix="judge-refill")
 
     def warm(self) -> None:
         """Start what is missing, in the background and one after another: a cold start takes a whole core."""
@@ -58,7 +61,7 @@ class KernelPool:
             if self._closed or missing <= 0:
                 return
             self._coming += missing
-        threading.Thread(target=self._refill, args=(missing,), name="judge-refill", daemon=True).start()
+            self._refills.submit(self._refill, missing)
 
     def take(self) -> KernelManager:
         """A kernel nobody used, warm if one waits, else started now. KernelUnavailable if that fails twice."""
@@ -94,6 +97,7 @@ class KernelPool:
         for kernel in started:
             with contextlib.suppress(Exception):
                 self.discard(kernel)
+        self._refills.shutdown(wait=True)
 
     def _refill(self, count: int) -> None:
         for _ in range(count):

@@ -196,7 +196,9 @@ class Specification:
             self._sandbox = self._pool.take()
         self._open, self._student = judged, Student(self._sandbox, seconds=judged.task.seconds)
         try:
-            self._student._load(judged.task.segments, judged.task.future, self._job.seed)
+            # A seed of its own: the job's seed would tell the program what inputs come.
+            seed = Draw(self._job.seed, f"{judged.task.name}/program").integer(0, 2**31)
+            self._student._load(judged.task.segments, judged.task.future, seed)
         except (StudentError, ProgramEnded) as error:
             judged.decided, judged.message = error.outcome, str(error)
             self._end_program()

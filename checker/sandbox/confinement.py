@@ -29,8 +29,8 @@ METHODS: tuple[Method, ...] = ("bubblewrap", "unshare", "plain")
 
 # What a program needs of /etc to start, resolve names and users; not the host's configuration or keys.
 _ETC = (
-    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "passwd", "group", "nsswitch.conf", "hosts", "resolv.conf", "host.conf",
-    "gai.conf", "localtime", "alternatives", "ssl", "ca-certificates", "fonts", "mime.types",
+    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "passwd", "group", "nsswitch.conf", "hosts", "resolv.conf",
+    "host.conf", "gai.conf", "localtime", "alternatives", "ssl", "ca-certificates", "fonts", "mime.types",
 )  # fmt: skip
 
 

@@ -186,7 +186,7 @@ class Store:
             )
 
     def record(self, submission_id: int, verdict: Mapping[str, Any], *, report: str = "", now: float) -> bool:
-        """Store a verdict (``checker.results.Verdict.to_dict()``). False, and nothing written, if it had one already."""
+        """Store a verdict (``Verdict.to_dict()`` of the judge). False, and nothing written, if it had one already."""
         with self._session.begin() as session:
             changed = session.execute(
                 update(SubmissionRow)
