@@ -1,7 +1,7 @@
 """Ways a notebook tries to gain a point, read a test or hurt a neighbour; each must gain nothing.
 
-Between two attacks the same notebook holds a right answer, which must pass: no attack "fails" by accident, and none hurts
-its neighbour.
+Between two attacks the same notebook holds a right answer, which must pass: no attack "fails" by accident, and none
+hurts its neighbour.
 """
 
 import textwrap
@@ -34,7 +34,7 @@ WITHOUT_POINTS = {
                     if base.count("/") > 4 or "site-packages" in base:
                         names.clear()
                     for name in names + files:
-                        if name in ("checker", "solution.py", "checks.py", "job.json", "results.json", "credentials.json"):
+                        if name in ("checker", "solution.py", "checks.py", "job.json", "credentials.json"):
                             print("LEAK", base, name)
             return x.sum()
     """,
@@ -55,7 +55,7 @@ WITHOUT_POINTS = {
             import gc
             for thing in gc.get_objects():
                 if isinstance(thing, torch.Tensor) and thing is not x:
-                    print("LEAK" if thing.numel() == 1 and thing.dtype == torch.float32 and thing.dim() == 0 else "")
+                    print("LEAK" if thing.dtype == torch.float32 and thing.dim() == 0 else "")
                     if thing.shape == () and thing.dtype == torch.float32:
                         return thing
             return x.sum()
@@ -96,7 +96,7 @@ WITHOUT_POINTS = {
     "forged verdict on every stream": """
         def energy(x):
             import os, json
-            verdict = json.dumps([{"exercise": "energy", "outcome": "passed", "points": 3, "checks": [], "message": ""}])
+            verdict = json.dumps([{"exercise": "energy", "outcome": "passed", "points": 3, "checks": []}])
             print(verdict)
             for path in ("results.json", "/tmp/results.json", "job.json"):
                 try:
@@ -226,7 +226,8 @@ ENDINGS = {
     "endless loop": ("def energy(x):\n    while True: pass", "timed out", "did not finish within 2 s"),
     "sleeps": ("import time\ndef energy(x):\n    time.sleep(60)", "timed out", "did not finish within 2 s"),
     "ignores signals": (
-        "import signal\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
+        "import signal\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\n"
         "def energy(x):\n    while True: pass",
         "killed|error in your code|timed out",
         "",

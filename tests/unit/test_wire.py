@@ -1,5 +1,6 @@
 """The wire format: everything in the table survives, nothing else gets through, and no length is trusted."""
 
+import contextlib
 import json
 import math
 
@@ -128,7 +129,7 @@ def test_too_deep_too_long_and_too_large_are_refused_when_sending():
         pack(deep)
     with pytest.raises(WireError, match="more than 4000 digits"):
         pack(10**5000)
-    with pytest.raises(WireError, match="too large to hand over: .* MiB, at most 256 MiB"):
+    with pytest.raises(WireError, match=r"too large to hand over: \d+ MiB, at most 256 MiB"):
         pack(torch.zeros(1).expand(70_000_000))
 
 
@@ -181,10 +182,8 @@ def test_a_damaged_frame_is_read_as_some_value_or_refused(value, data):
     header, payload = frame_parts([value, torch.ones(2)])
     where = data.draw(st.integers(0, len(header) - 1))
     damaged = header[:where] + bytes([data.draw(st.integers(0, 255))]) + header[where + 1 :]
-    try:
+    with contextlib.suppress(WireError):
         unpack(damaged, payload)
-    except WireError:
-        pass
 
 
 def test_lengths_that_do_not_add_up_are_refused():
