@@ -278,13 +278,13 @@ def _learner_notebook(path: Path, slug: str, exercises: tuple[Exercise, ...]) ->
         }
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    stubs = set()
+    stubs = []
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"{slug}-{index:03d}"
         if "exercise" in cell.metadata:
-            stubs.add(cell.metadata["exercise"])
-    names = {exercise.name for exercise in exercises}
-    if stubs != names:
+            stubs.append(cell.metadata["exercise"])
+    names = [exercise.name for exercise in exercises]
+    if sorted(stubs) != sorted(names):
         raise CourseError(
             f'{path}: the cells marked exercise="…" are {sorted(stubs)}, but exercises.toml lists {sorted(names)}. '
             "Each exercise has exactly one stub cell."

@@ -185,4 +185,5 @@ def _sentence(error: Exception, known: dict[int, str]) -> str:
     code = getattr(error, "value", None)
     if code in known:
         return known[code]
-    return f"NVIDIA's driver answered {str(error)!r} (NVML error {code}). Run `nvidia-smi` and look for NVRM lines in dmesg."
+    answer = f"NVIDIA's driver answered {str(error)!r} (NVML error {code})."
+    return f"{answer} Run `nvidia-smi`, and look for lines with NVRM in `dmesg`."
