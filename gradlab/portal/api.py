@@ -25,7 +25,7 @@ from gradlab.store import Attempt, Submission
 __all__ = ["add_api"]
 
 LONGEST_WAIT = 60.0
-_RECHECK_SECONDS = 30.0
+RECHECK_SECONDS = 30.0
 _HEARTBEAT_SECONDS = 15
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -170,13 +170,13 @@ async def _stream(request: Request) -> AsyncIterator[ServerSentEvent]:
     portal = portal_of(request)
     with portal.live.listen() as listener:
         yield ServerSentEvent(event="hello", data="{}", retry=2000)
-        recheck = asyncio.get_running_loop().time() + _RECHECK_SECONDS
+        recheck = asyncio.get_running_loop().time() + RECHECK_SECONDS
         while True:
             now = asyncio.get_running_loop().time()
             if now >= recheck:
                 if not await still_instructor(request):
                     return
-                recheck = now + _RECHECK_SECONDS
+                recheck = now + RECHECK_SECONDS
             try:
                 event = await listener.next(recheck - now)
             except Overrun:
