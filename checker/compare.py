@@ -45,6 +45,12 @@ EXACT = Tolerance(0.0, 0.0)
 
 def difference(got: Any, want: Any, tolerance: Tolerance = EXACT) -> str | None:
     """How ``got`` differs from ``want``, as the end of the sentence "It returned …"; None if it does not."""
+    if got is None and want is not None:
+        return f"None, not {describe(want)}. Did you forget a return statement?"
+    return _difference(got, want, tolerance)
+
+
+def _difference(got: Any, want: Any, tolerance: Tolerance) -> str | None:
     if isinstance(want, torch.Tensor):
         return _tensor_difference(got, want, tolerance)
     if isinstance(want, np.ndarray):
@@ -95,8 +101,8 @@ def _cut(text: str, limit: int = 160) -> str:
 
 
 def _type_difference(got: Any, want: Any) -> str:
-    if got is None:
-        return f"None, not {describe(want)}. Did you forget a return statement?"
+    if got is None or want is None:
+        return f"{describe(got)}, not {describe(want)}"
     article = _type_name(want)
     text = f"{describe(got)}, which is {_type_name(got)}, not {article}"
     if isinstance(got, torch.Tensor) and isinstance(want, bool | int | float) and got.numel() == 1:
@@ -169,8 +175,8 @@ def _sequence_difference(got: Any, want: Any, tolerance: Tolerance) -> str | Non
     if len(got) != len(want):
         return f"{describe(got)} with {len(got)} items, not {len(want)}"
     for index, (mine, right) in enumerate(zip(got, want, strict=True)):
-        if (found := difference(mine, right, tolerance)) is not None:
-            return f"{type(got).__name__} whose item {index} is {found}"
+        if (found := _difference(mine, right, tolerance)) is not None:
+            return f"a {type(got).__name__} whose item {index} is {found}"
     return None
 
 
@@ -182,6 +188,6 @@ def _dict_difference(got: dict[Any, Any], want: dict[Any, Any], tolerance: Toler
         parts += [f"with the key {extra[0]!r}, which does not belong there"] if extra else []
         return "a dict " + " and ".join(parts)
     for key, right in want.items():
-        if (found := difference(got[key], right, tolerance)) is not None:
+        if (found := _difference(got[key], right, tolerance)) is not None:
             return f"a dict in which {key!r} is {found}"
     return None
