@@ -41,12 +41,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Statement:
-    """A parsed top-level statement: what it binds, changes and uses; ``fresh`` is bound without regard to before."""
+    """A parsed top-level statement: what it binds, changes and uses; ``fresh`` is bound without regard to before.
+
+    ``assigns`` is the part of ``changes`` made by assignment (``x.a = …``, ``x[0] = …``), not by a method call.
+    """
 
     segment: Segment
     node: ast.stmt
     binds: frozenset[str]
     changes: frozenset[str]
+    assigns: frozenset[str]
     uses: frozenset[str]
     fresh: frozenset[str]
 
@@ -202,17 +206,19 @@ def _segment_text(lines: list[str], node: ast.stmt, start: int) -> str:
 
 
 def _statement(node: ast.stmt, segment: Segment) -> Statement:
-    binds, changes = set(), set()
+    binds, changes, assigns = set(), set(), set()
     for part in _own_scope(node):
         binds |= _bound_by(part)
         changes |= _changed_by(part)
+        assigns |= _assigned_by(part)
     uses = _used_names(segment.source)
     fresh = binds - uses if isinstance(node, ast.Assign | ast.AnnAssign) else set()
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         fresh = {node.name}
     if isinstance(node, ast.Import | ast.ImportFrom):
         fresh = set(binds)
-    return Statement(segment, node, frozenset(binds), frozenset(changes), frozenset(uses), frozenset(fresh))
+    sets = (frozenset(names) for names in (binds, changes, assigns, uses, fresh))
+    return Statement(segment, node, *sets)
 
 
 def _own_scope(node: ast.AST) -> Iterable[ast.AST]:
@@ -243,6 +249,16 @@ def _changed_by(node: ast.AST) -> set[str]:
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
         return _root(node.value.func)
     return set()
+
+
+def _assigned_by(node: ast.AST) -> set[str]:
+    """Names of which the node sets an attribute or element themselves: ``x.a.b = …``, not ``x.copy()[0] = …``."""
+    if not (isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del)):
+        return set()
+    inner: ast.AST = node
+    while isinstance(inner, ast.Attribute | ast.Subscript):
+        inner = inner.value
+    return {inner.id} if isinstance(inner, ast.Name) else set()
 
 
 def _root(node: ast.AST) -> set[str]:
@@ -295,18 +311,18 @@ def _definition_of(statements: Sequence[Statement], name: str) -> list[int]:
     later = [i for i, s in enumerate(statements) if i >= start and name in s.binds]
     if not later:
         return []
-    # A call like `torch.manual_seed(0)` changes a module, `f.cache_clear()` a function: only data is rebuilt that way.
-    data = not isinstance(
-        statements[later[0]].node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    )
-    assigned = [
-        i for i, s in enumerate(statements) if i > later[0] and name in s.changes and (data or not _is_call(s.node))
-    ]
-    return sorted({*later, *assigned})
+    # `torch.manual_seed(0)` changes a module, `f.cache_clear()` a function, alone or inside a loop: only data is
+    # rebuilt that way.
+    kinds = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    data = not isinstance(statements[later[0]].node, kinds)
+    changed = [i for i, s in enumerate(statements) if i > later[0] and name in (s.changes if data else s.assigns)]
+    # Imported again, further down: what stands between the two needs the first one.
+    again = [i for i, s in enumerate(statements) if i < start and name in s.fresh and _is_import(s.node)]
+    return sorted({*later, *changed, *(again if _is_import(statements[later[0]].node) else ())})
 
 
-def _is_call(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr)
+def _is_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def _last_binder(notebook: Notebook, name: str) -> int | None:

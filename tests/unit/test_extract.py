@@ -69,6 +69,21 @@ def test_calls_on_modules_are_not_taken_but_patched_methods_are():
     assert sources(*cells) == ["import torch", "class f:\n    pass", "f.forward = lambda self, x: torch.relu(x)"]
 
 
+def test_a_module_used_in_a_try_or_loop_or_through_its_result_pulls_nothing_in():
+    answer = "def f(x):\n    return torch.relu(x)"
+    used = (
+        "try:\n    torch.from_numpy(array)\nexcept ValueError:\n    pass",
+        "for epoch in range(3):\n    torch.manual_seed(epoch)\n    train_for_an_hour()",
+        "torch.zeros(3)[0] = missing",
+    )
+    assert sources("import torch", *used, answer) == ["import torch", answer]
+
+
+def test_an_import_that_is_repeated_later_still_serves_what_stands_between():
+    cells = ["import torch", "scale = torch.tensor(2.0)", "import torch", "def f(x):\n    return torch.mul(x, scale)"]
+    assert sources(*cells) == cells
+
+
 def test_several_statements_on_a_line_are_cut_apart():
     assert sources("a = 1; b = 2; c = 'é'; d = 4", "def f(x):\n    return (b, c)") == [
         "b = 2",
