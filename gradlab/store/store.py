@@ -94,7 +94,7 @@ class Store:
         try:
             location = make_url(url)
             if location.get_backend_name() == "sqlite" and location.database:
-                Path(location.database).parent.mkdir(parents=True, exist_ok=True)
+                _make_file(Path(location.database))
             engine = create_engine(url)
             if engine.dialect.name == "sqlite":
                 event.listen(engine, "connect", _prepare_sqlite)
@@ -343,13 +343,19 @@ def _submission(row: SubmissionRow) -> Submission:
     )
 
 
+def _make_file(path: Path) -> None:
+    """A new database is its owner's alone, whatever the umask: it holds everybody's answers. Its WAL follows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+
+
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     """WAL lets readers go on while one writes; FULL keeps an acknowledged submission through a power cut."""
     cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout=15000")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA busy_timeout=15000")
     cursor.close()
 
 
@@ -357,5 +363,9 @@ def _migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            # The driver begins a transaction only before INSERT and the like. Processes that start together would all
+            # find no tables and make them; so one goes first, and a migration that fails leaves nothing half-made.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
