@@ -143,7 +143,7 @@ class KernelPool:
 
 def _environment(config: SandboxConfig) -> dict[str, str]:
     """What the kernel needs and no more: none of the server's tokens or settings."""
-    kept = {
-        name: os.environ[name] for name in ("PATH", "LANG", "HOME", "TMPDIR", "GRADLAB_INSTANCE") if name in os.environ
-    }
+    # The names with an underscore are the server's marks, by which it finds what it has to end.
+    names = ("PATH", "LANG", "HOME", "TMPDIR", "_GRADLAB_INSTANCE", "_GRADLAB_PART")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return kept | {ENVIRONMENT: json.dumps(asdict(config)), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

@@ -1,0 +1,197 @@
+"""Starting, stopping and killing: nothing is left behind and nothing is lost, whichever process dies first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from gradlab.settings import Settings
+from tests.courses import write_course
+from tests.servers import RunningServer, launch, settings_for, start, until
+
+pytestmark = pytest.mark.hub
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    course = write_course(tmp_path)
+    return settings_for(tmp_path, labs_dir=course.labs, checks_dir=course.checks)
+
+
+@pytest.fixture
+def servers() -> Iterator[list[RunningServer]]:
+    """Put every server you start in here; they are destroyed at the end."""
+    started: list[RunningServer] = []
+    yield started
+    for server in started:
+        server.destroy()
+
+
+def child(server: RunningServer, *words: str) -> psutil.Process:
+    """The server's process whose command line contains all the words."""
+    found = [p for p in server.processes() if all(word in " ".join(p.cmdline()) for word in words)]
+    assert found, f"no process with {words}"
+    return found[0]
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+def work(server: RunningServer, name: str = "ada") -> list[psutil.Process]:
+    """Log in, start a server with a kernel and write a file; returns all processes that run now."""
+    person = server.log_in(name)
+    person.start_server()
+    kernel = person.kernel()
+    kernel.run("open('mine.txt', 'w').write('kept')")
+    kernel.close()
+    return server.processes()
+
+
+def test_ctrl_c_stops_everything_and_the_next_start_has_all_data(settings: Settings, servers: list[Any]) -> None:
+    first = start(settings)
+    servers.append(first)
+    before = work(first)
+    assert len(before) > 6
+    assert first.stop() == 0
+    assert gone(before)
+    assert f"Everything is kept in {settings.state_dir}" in first.said()
+    second = start(settings)
+    servers.append(second)
+    assert second.learner_password == first.learner_password
+    person = second.log_in("ada")
+    person.start_server()
+    kernel = person.kernel()
+    assert kernel.run("print(open('mine.txt').read())").strip() == "kept"
+    kernel.close()
+    assert "earlier run" not in second.said()
+    # A terminal that is closed sends SIGHUP.
+    running = second.processes()
+    second.process.send_signal(signal.SIGHUP)
+    assert second.process.wait(timeout=60) == 0
+    assert gone(running)
+
+
+def test_kill_9_of_the_supervisor_takes_everything_with_it(settings: Settings, servers: list[Any]) -> None:
+    server = start(settings)
+    servers.append(server)
+    running = work(server)
+    server.process.kill()
+    server.process.wait()
+    until(lambda: gone(running), what="the end of all processes")
+
+
+def test_a_new_start_ends_what_a_killed_one_left(settings: Settings, servers: list[Any]) -> None:
+    first = start(settings)
+    servers.append(first)
+    running = work(first)
+    # Stopped, the hub and the portal cannot end anything themselves: the worst that kill -9 of the parent can meet.
+    for process in (child(first, "-m jupyterhub ", "--config"), child(first, "gradlab.cli portal")):
+        process.suspend()
+    first.process.kill()
+    first.process.wait()
+    assert not gone(running)
+    second = start(settings)
+    servers.append(second)
+    assert "that an earlier run had left behind" in second.said()
+    assert gone(running)
+    assert httpx.get(f"{second.url}/hub/login").status_code == 200
+
+
+def test_a_killed_portal_is_started_again(settings: Settings, servers: list[Any]) -> None:
+    server = start(settings)
+    servers.append(server)
+    portal = child(server, "gradlab.cli portal")
+    family = [portal, *portal.children(recursive=True)]
+    portal.kill()
+    until(lambda: "The portal ended (exit status -9) and is started again" in server.said(), what="the message")
+    until(lambda: gone(family), what="the end of the old portal's processes")
+
+    def answers() -> bool:
+        return httpx.get(f"{server.url}/services/portal/").status_code < 500
+
+    until(answers, what="the portal's answer")
+    assert child(server, "gradlab.cli portal").pid != portal.pid
+
+
+def test_without_its_hub_the_server_ends_and_shows_the_log(settings: Settings, servers: list[Any]) -> None:
+    server = start(settings)
+    servers.append(server)
+    running = work(server)
+    child(server, "-m jupyterhub ", "--config").kill()
+    assert server.process.wait(timeout=60) == 1
+    assert "The hub ended by itself (exit status -9)" in server.said()
+    assert "JupyterHub is now running" in server.said()
+    assert gone(running)
+
+
+def test_a_second_server_on_the_same_state_folder_is_refused(settings: Settings, servers: list[Any]) -> None:
+    first = start(settings)
+    servers.append(first)
+    second = launch(settings.model_copy(update={"port": settings.port + 1}))
+    assert second.process.wait(timeout=60) == 1
+    assert f"already runs on {settings.state_dir} (process {first.process.pid})" in second.said()
+    assert httpx.get(f"{first.url}/hub/login").status_code == 200
+
+
+def test_a_broken_addition_to_the_configuration_is_shown(settings: Settings, servers: list[Any]) -> None:
+    settings.config_dir.mkdir()
+    (settings.config_dir / "10-mine.py").write_text("c.JupyterHub.no_such = undefined_name\n")
+    server = launch(settings)
+    servers.append(server)
+    assert server.process.wait(timeout=90) == 1
+    assert "The hub ended by itself" in server.said()
+    assert "undefined_name" in server.said()
+    assert server.processes() == []
+
+
+def test_an_addition_to_the_configuration_sees_and_changes_ours(settings: Settings, servers: list[Any]) -> None:
+    settings.config_dir.mkdir()
+    (settings.config_dir / "10-mine.py").write_text(
+        "assert c.LearnerSpawner.settings is settings\n"
+        "c.JupyterHub.services[0]['name']\n"
+        "c.JupyterHub.template_vars = {'announcement_login': 'Changed by the operator'}\n"
+    )
+    server = start(settings)
+    servers.append(server)
+    assert "Changed by the operator" in httpx.get(f"{server.url}/hub/login").text
+
+
+def test_a_port_in_use_is_named_with_the_remedy(settings: Settings, servers: list[Any]) -> None:
+    with socket.create_server(("127.0.0.1", settings.port)):
+        server = launch(settings)
+        servers.append(server)
+        assert server.process.wait(timeout=60) == 1
+    said = server.said()
+    assert f"Port {settings.port} of 127.0.0.1 cannot be used: Address already in use" in said
+    assert f"by process {os.getpid()}" in said
+    assert f"PORT={settings.port + 1} make up" in said
+
+
+def test_servers_with_limits_only_start_too(settings: Settings, servers: list[Any]) -> None:
+    server = start(settings.model_copy(update={"sandbox": "plain"}))
+    servers.append(server)
+    assert "Warning: learners' code is confined without bubblewrap: limits only" in server.said()
+    person = server.log_in("ada")
+    person.start_server()
+    kernel = person.kernel()
+    assert kernel.run("import os; print(os.getcwd() == os.environ['HOME'], lab.__name__)").strip() == "True labkit"
+    if os.getuid() == 0:
+        read = "try:\n    open({!r}).read()\nexcept PermissionError:\n    print('refused')"
+        assert kernel.run(read.format(str(settings.credentials_file))).strip() == "refused"
+        assert kernel.run(read.format(str(settings.state_dir / "gradlab.sqlite"))).strip() == "refused"
+    kernel.run("import subprocess; p = subprocess.Popen(['setsid', 'env', '-i', 'sleep', '4322'])")
+    kernel.close()
+    running = server.processes()
+    assert server.stop() == 0
+    assert gone(running)
+    assert subprocess.run(["pgrep", "-f", "sleep 4322"], capture_output=True, check=False).stdout == b""
