@@ -24,7 +24,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pynvml
 
-lab.simulate_gpu()
+lab.simulate_gpu(seed=1893)  # leave the seed out to get other GPUs each time
 
 
 @contextmanager
@@ -213,7 +213,7 @@ NVIDIA GeForce RTX 2080 SUPER, 8192 MiB, 797 MiB, 0 %, 39.25 W, WDDM
 # | `… [%]`, `… [MHz]` | `int` |
 # | `power.… [W]` | milliwatts, `int` |
 # | without a unit | the text |
-# | anything in brackets (`[N/A]`, `[Not Supported]`, `[Insufficient Permissions]`), or a bare `N/A` | `None` |
+# | anything in brackets (`[N/A]`, `[Insufficient Permissions]`, …), or a bare `N/A` | `None` |
 #
 # Any columns, in any order. With `--format=csv,nounits` the values come without their units (`46068`,
 # `144.97`), while the first line keeps them; read that as well.
@@ -289,7 +289,7 @@ for axis, (title, kernels) in zip(axes, workloads.items()):
     bottoms: list[Kernel] = []
     for begin, stop, used in kernels:
         below = sum(k[2] for k in bottoms if k[0] < stop and begin < k[1])
-        axis.broken_barh([(begin, stop - begin)], (below, used), edgecolor="black", linewidth=0.5)
+        axis.broken_barh([(begin, stop - begin)], (below, used), edgecolor="white", linewidth=0.5)
         bottoms.append((begin, stop, used))
     busy, occupied = utilisation_spec(kernels, 0, 1000, 132)
     axis.set(title=f"{title}: nvidia-smi says {busy:.0f} %, SMs in use {occupied:.1f} %")
@@ -301,7 +301,7 @@ for title, kernels in workloads.items():
     answer = attempt(utilisation, kernels, 0, 1000, 132)
     if answer is None:
         break
-    print(f"{title:30} yours {answer}, the specification's {utilisation_spec(kernels, 0, 1000, 132)}")
+    print(f"{title:30} yours: {answer[0]:5.1f} % of the time, {answer[1]:4.1f} % of the SMs")
 
 # %%
 lab.check("utilisation")
@@ -374,9 +374,9 @@ lab.check("sample_utilisation")
 with nvml():
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-        print("compute ", process)
+        print("compute ", process.pid, process.usedGpuMemory)
     for process in pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle):
-        print("graphics", process)
+        print("graphics", process.pid, process.usedGpuMemory)
     print("version 1:", pynvml.nvmlDeviceGetMemoryInfo(handle))
     print("version 2:", pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2))
 
@@ -430,9 +430,9 @@ lab.check("who_uses")
 # `"tensors"`, `"cache"`, `"context"` (your process's), `"others"` (all other listed processes),
 # `"unattributed"`, `"driver"`
 #
-# which add up to version 1's `used`. If your process is not listed, or its memory is unknown, `"context"`
-# is `None`. What it really is then hides in `"unattributed"`; what torch holds is still yours. Take the
-# others' unknown memory the same way. You may call `who_uses`.
+# which add up to version 1's `used` (an unknown one counts as 0). If your process is not listed, or its
+# memory is unknown, `"context"` is `None`. What it really is then hides in `"unattributed"`; what torch
+# holds is still yours. Take the others' unknown memory the same way. You may call `who_uses`.
 
 
 # %% exercise="memory_parts"
@@ -451,7 +451,7 @@ else:  # let some process on the first GPU be ours
     with nvml():
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
         listed = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    me, mine = (listed[0].pid, listed[0].usedGpuMemory) if listed else (os.getpid(), 0)
+    me, mine = (listed[0].pid, listed[0].usedGpuMemory or 0) if listed else (os.getpid(), 0)
     allocated, reserved = mine * 5 // 10, mine * 8 // 10
 
 parts = attempt(memory_parts, 0, me, allocated, reserved)

@@ -1,6 +1,6 @@
 # exercise: utilisation
 # outcome: timed out
-# says: Your code did not finish within 6 s.
+# says: Your code did not finish within 4 s.
 def utilisation(kernels, start, end, sms):
     busy = occupied = 0
     for now in range(start, end):
