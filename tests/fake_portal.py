@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,6 +85,8 @@ class FakePortal:
         found = self.judge(json.loads(posted.body), only) if self.state == "judged" else None
         passed = [one["exercise"] for one in found["results"] if one["outcome"] == "passed"] if found else []
         answers = {name: {"title": name, "answer": f"About {name}.", "follow_up": "And then?"} for name in passed}
+        if found is None:
+            time.sleep(0.05)  # the real one holds the question as long as it was asked to
         state = "accepted" if self.state == "judged" and found is None else self.state
         return {"id": number, "lab": "tensors", "only": only, "state": state, "verdict": found, "answers": answers}
 

@@ -21,6 +21,8 @@ FLAGS = (
 # A lab server starts and JupyterLab loads on two busy cores: be patient with what appears, never sleep.
 PATIENCE_MS = 90_000
 
+NewPage = Callable[[BrowserContext | None], Page]
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
@@ -51,12 +53,16 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 @pytest.fixture
-def pages(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[BrowserContext], Page]]:
-    """Opens pages that are closed after the test, and photographed if it failed."""
+def new_page(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewPage]:
+    """Opens pages, in somebody's browser or in a new one; closed after the test, and photographed if it failed."""
+    contexts: list[BrowserContext] = []
     opened: list[Page] = []
     said: list[str] = []
 
-    def open_page(context: BrowserContext) -> Page:
+    def open_page(context: BrowserContext | None = None) -> Page:
+        if context is None:
+            context = new_context(browser)
+            contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: said.append(f"error: {error}"))
@@ -69,8 +75,8 @@ def pages(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[
             page.screenshot(path=tmp_path / f"page{number}.png")
         (tmp_path / "browser.log").write_text("\n".join(said), encoding="utf-8")
         print(f"Screenshots and the browser's log are in {tmp_path}")
-    for page in opened:
-        page.close()
+    for thing in (*opened, *contexts):
+        thing.close()
 
 
 @pytest.hookimpl(wrapper=True)

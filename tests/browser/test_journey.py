@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import new_context
+from tests.browser.conftest import NewPage
 from tests.browser.notebooks import kernel_ready, run, type_into
 from tests.servers import RunningServer
 
@@ -36,10 +34,10 @@ def log_in(page: Page, server: RunningServer, name: str, password: str) -> None:
 
 
 def test_a_learner_passes_and_an_instructor_sees_the_point_appear(
-    browser: Browser, context: BrowserContext, pages: Callable[[BrowserContext], Page], running_server: RunningServer
+    new_page: NewPage, running_server: RunningServer
 ) -> None:
     server = running_server
-    notebook = pages(context)
+    notebook = new_page(None)
     log_in(notebook, server, "journey", server.learner_password)
     notebook.get_by_role("link", name="Open Tensors", exact=True).click()
     kernel_ready(notebook)
@@ -53,7 +51,7 @@ def test_a_learner_passes_and_an_instructor_sees_the_point_appear(
     expect(output).to_contain_text("passed · rank_of · 2 of 2 points")
     expect(output).to_contain_text("The rank is the number of dimensions.")
 
-    table = pages(new_context(browser))
+    table = new_page(None)
     log_in(table, server, "teacher", server.instructor_password)
     table.get_by_role("link", name="Watch the class").click()
     row = table.get_by_role("row").filter(has=table.get_by_role("rowheader", name="journey"))

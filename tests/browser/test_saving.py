@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from tests.browser.conftest import NewPage
 from tests.browser.notebooks import STUB, cell, kernel_ready, lab_notebook, run, sources, type_into, write
 from tests.fake_portal import TOKEN, FakePortal, fake_portal, result, verdict
 
@@ -95,8 +96,8 @@ def lab(server: LabServer) -> LabServer:
 
 
 @pytest.fixture
-def page(pages: Callable[[BrowserContext], Page], context: BrowserContext) -> Page:
-    return pages(context)
+def page(new_page: NewPage, context: BrowserContext) -> Page:
+    return new_page(context)
 
 
 def test_what_was_just_run_is_saved_and_checked(lab: LabServer, page: Page) -> None:
@@ -157,9 +158,9 @@ def test_the_notebook_that_ran_the_check_is_saved_though_another_tab_is_in_front
 
 
 def test_of_two_windows_the_one_that_ran_the_check_is_saved(
-    lab: LabServer, page: Page, pages: Callable[[BrowserContext], Page], context: BrowserContext
+    lab: LabServer, page: Page, new_page: NewPage, context: BrowserContext
 ) -> None:
-    first, second = page, pages(context)
+    first, second = page, new_page(context)
     lab.open(first, "windows.ipynb")
     lab.open(second, "windows.ipynb")
     type_into(second, "def rank_of", WRONG)
