@@ -25,6 +25,7 @@ from typing import Literal
 __all__ = ["Confinement", "Limits", "Method", "command", "describe", "detect"]
 
 Method = Literal["bubblewrap", "unshare", "plain"]
+_SEAL = Path(__file__).with_name("seal.py")
 METHODS: tuple[Method, ...] = ("bubblewrap", "unshare", "plain")
 
 # What a program needs of /etc to start, resolve names and users; not the host's configuration or keys.
@@ -78,7 +79,7 @@ class Confinement:
 
 def command(method: Method, confinement: Confinement, argv: list[str]) -> list[str]:
     """The argument list that runs ``argv`` confined by ``method``. The environment is the caller's to clear and set."""
-    inner = [*confinement.limits.argv(), *_drop_privileges(confinement.uid, method), *argv]
+    inner = [*confinement.limits.argv(), *_drop_privileges(confinement.uid, method), *_sealed(), *argv]
     if method == "bubblewrap":
         return [*_bubblewrap(confinement), *inner]
     if method == "unshare":
@@ -138,6 +139,11 @@ def _drop_privileges(uid: int, method: Method) -> list[str]:
         return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *strip]
     # `unshare` leaves us root of our own namespace, which could undo the read-only mounts; bwrap drops that itself.
     return ["setpriv", *strip] if method == "unshare" else []
+
+
+def _sealed() -> list[str]:
+    """Without this, a program under a uid of its own could still make a user namespace and mount memory in it."""
+    return [sys.executable, "-I", "-S", "-c", _SEAL.read_text(encoding="utf-8")]
 
 
 def _system_paths() -> tuple[list[tuple[str, str]], list[Path]]:

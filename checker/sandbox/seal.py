@@ -1,0 +1,72 @@
+"""The last step into a sandbox, run there as ``python -c``: no new user namespaces from here on, then the program.
+
+In a user namespace of its own a program has every capability again: it could mount a tmpfs and fill the machine's
+memory past all its limits, and reach parts of the kernel that are closed to it otherwise. A seccomp filter answers
+EPERM to ``unshare`` and ``clone`` with CLONE_NEWUSER and to ``setns``, and ENOSYS to ``clone3``, whose flags a filter
+cannot read (the C library then uses ``clone``). Whatever the program starts inherits it, and nothing takes it off.
+
+Standard library only, nothing of ours: inside the sandbox there is nothing of ours to import.
+"""
+
+import ctypes
+import os
+import signal
+import struct
+import sys
+
+_CLONE_NEWUSER = 0x1000_0000
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _EPERM, _ENOSYS = 0x7FFF_0000, 0x0005_0001, 0x0005_0026
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+
+# Per machine: the audit architecture, then the numbers of unshare, clone, setns and clone3.
+_MACHINES = {"x86_64": (0xC000_003E, 272, 56, 308, 435), "aarch64": (0xC000_00B7, 97, 220, 268, 435)}
+
+
+def program(machine: str) -> list[tuple[int, int, int, int]]:
+    """The filter as (code, jump if true, jump if false, operand); empty for machines it was not written for."""
+    if machine not in _MACHINES:
+        return []
+    architecture, unshare, clone, setns, clone3 = _MACHINES[machine]
+    return [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_EQUAL, 0, 10, architecture),  # 32-bit calls on a 64-bit machine have other numbers: no such call
+        (_LOAD, 0, 0, _NUMBER),
+        (_AT_LEAST, 8, 0, 0x4000_0000),  # nor x86's third set of numbers
+        (_EQUAL, 7, 0, clone3),
+        (_EQUAL, 5, 0, setns),
+        (_EQUAL, 1, 0, unshare),
+        (_EQUAL, 0, 2, clone),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_ANY_BIT, 1, 0, _CLONE_NEWUSER),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _EPERM),
+        (_RETURN, 0, 0, _ENOSYS),
+    ]
+
+
+def seal(machine: str) -> None:
+    """Install the filter on this process; OSError if the kernel refuses."""
+    steps = b"".join(struct.pack("=HBBI", *step) for step in program(machine))
+    if not steps:
+        return
+    text = ctypes.create_string_buffer(steps, len(steps))
+    filter_program = ctypes.create_string_buffer(struct.pack("@HP", len(steps) // 8, ctypes.addressof(text)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+    address = ctypes.addressof(filter_program)
+    for arguments in ((_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, address, 0, 0)):
+        if libc.prctl(*arguments):
+            number = ctypes.get_errno()
+            raise OSError(number, f"the sandbox's system call filter cannot be installed: {os.strerror(number)}")
+
+
+if __name__ == "__main__":
+    seal(os.uname().machine)
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; the program shall start as any other does
+        signal.signal(ignored, signal.SIG_DFL)
+    try:
+        os.execvp(sys.argv[1], sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"{sys.argv[1]} cannot be started as user {os.getuid()} in the sandbox: {error.strerror}")

@@ -1,0 +1,534 @@
+"""What a confined program can and cannot do, tried from inside, for each method that works on this machine.
+
+Each test runs as the tests' own user and, where that is root, once more as an ordinary user: the two take different
+ways through bubblewrap and unshare. ``plain`` promises limits only, so only those are tried with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from checker.sandbox import seal
+from checker.sandbox.confinement import Confinement, Limits, Method, command, describe, detect
+from gradlab.settings import ROOT
+
+# Of this process alone: processes are counted by user, and other tests run at the same time.
+ORDINARY = 0x3000_0000 + os.getpid()
+CONFINED = 0x3800_0000 + os.getpid()
+
+# Builds the command as whoever runs it, then becomes it.
+DRIVER = """
+import json, os, sys
+from pathlib import Path
+from checker.sandbox.confinement import Confinement, Limits, command
+given = json.loads(sys.argv[1])
+pairs = {}
+for name in ("read_only", "writable"):
+    pairs[name] = tuple((Path(outside), Path(inside)) for outside, inside in given["confinement"].pop(name, ()))
+confinement = Confinement(limits=Limits(**given["limits"]), **given["confinement"], **pairs)
+argv = command(given["method"], confinement, given["argv"])
+os.execvpe(argv[0], argv, {"PATH": os.environ["PATH"], "HOME": "/tmp"})
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A confinement method, tried by a certain user."""
+
+    method: Method
+    ordinary: bool
+
+    @property
+    def isolates(self) -> bool:
+        return self.method != "plain"
+
+    @property
+    def uid(self) -> int:
+        """Who the confined program is."""
+        return ORDINARY if self.ordinary else CONFINED if os.getuid() == 0 else os.getuid()
+
+    def argv(self, argv: list[str], *, limits: dict[str, Any] | None = None, **confinement: Any) -> list[str]:
+        given = {
+            "method": self.method,
+            "argv": argv,
+            "limits": {"processes": 64} | (limits or {}),
+            "confinement": {"scratch_mb": 8, "uid": CONFINED} | confinement,
+        }
+        become = ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups"] if self.ordinary else []
+        return [*become, self.python, "-c", DRIVER, json.dumps(given)]
+
+    @property
+    def python(self) -> str:
+        """This Python, or the system's where the confined user may not reach this one's folder."""
+        return _python_for(self.uid if self.ordinary or not self.isolates else os.getuid())
+
+    def run(self, script: str, **how: Any) -> subprocess.CompletedProcess[str]:
+        """Run a Python script confined; ``say(x)`` in it prints JSON, which :meth:`says` returns."""
+        script = f"import json, os, sys, socket\ndef say(x): print(json.dumps(x), flush=True)\n{script}"
+        argv = self.argv([self.python, "-I", "-c", script], **how)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd="/", env=environment)
+
+    def says(self, script: str, **how: Any) -> Any:
+        done = self.run(script, **how)
+        assert done.stdout, f"exit status {done.returncode}: {done.stderr}"
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+@functools.cache
+def _python_for(uid: int) -> str:
+    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if uid != os.getuid() else []
+    # A shell between, because setpriv itself looks for the program with root's capabilities still on.
+    words = [*become, "/bin/sh", "-c", 'exec "$0" -c ""']
+    for path in (sys.executable, "/usr/bin/python3"):
+        if subprocess.run([*words, path], capture_output=True, cwd="/", timeout=60).returncode == 0:
+            return path
+    return sys.executable
+
+
+@functools.cache
+def _why_not(place: Place) -> str:
+    """Why the method does not work for this user; empty if it does."""
+    done = place.run("say('ok')")
+    return "" if done.stdout == '"ok"\n' else done.stderr.strip()[-200:] or f"exit status {done.returncode}"
+
+
+def places() -> Iterator[Any]:
+    for method in ("bubblewrap", "unshare", "plain"):
+        for ordinary in (False, True) if os.getuid() == 0 else (False,):
+            yield pytest.param(Place(method, ordinary), id=f"{method}-{'ordinary' if ordinary else 'own'}-user")
+
+
+@pytest.fixture(params=list(places()))
+def place(request: pytest.FixtureRequest) -> Place:
+    """Every method and user, skipped by name where the method does not work."""
+    place: Place = request.param
+    if reason := _why_not(place):
+        who = "an ordinary user" if place.ordinary else "this user"
+        pytest.skip(f"{place.method} does not work here for {who}: {reason}")
+    return place
+
+
+@pytest.fixture
+def isolating(place: Place) -> Place:
+    if not place.isolates:
+        pytest.skip("plain promises limits only")
+    return place
+
+
+def test_at_least_one_method_works_and_the_best_one_is_chosen() -> None:
+    method = detect()
+    assert method in ("bubblewrap", "unshare", "plain")
+    for better in ("bubblewrap", "unshare", "plain"):
+        if better == method:
+            break
+        with pytest.raises(RuntimeError, match=f"The sandbox method '{better}' does not work on this machine"):
+            detect(better)
+
+
+def test_an_unknown_method_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError) as error:
+        detect("chroot")
+    assert "The sandbox method 'chroot' does not work on this machine: no such method." in str(error.value)
+    assert "Install bubblewrap, allow unprivileged user namespaces, or set GRADLAB_SANDBOX=auto." in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["bubblewrap", "unshare", "plain"])
+def test_every_method_is_described_in_a_sentence(method: Method) -> None:
+    text = describe(method)
+    assert len(text) > 30
+    assert ("Install bubblewrap for more" in text) == (method == "plain")
+
+
+# -- network -------------------------------------------------------------------------------------------------------
+
+CONNECT = """
+found = {}
+for name, family, address in json.loads(%r):
+    s = socket.socket(getattr(socket, family))
+    s.settimeout(3)
+    try:
+        s.connect(tuple(address) if isinstance(address, list) else address.replace("@", chr(0)))
+        found[name] = "connected"
+    except OSError as error:
+        found[name] = type(error).__name__
+say(found)
+"""
+
+
+@contextlib.contextmanager
+def listeners() -> Iterator[list[tuple[str, str, Any]]]:
+    """A TCP port and an abstract Unix socket of this machine that anybody may connect to."""
+    with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as abstract:
+        tcp.bind(("127.0.0.1", 0))
+        name = f"@gradlab-test-{os.getpid()}-{time.monotonic_ns()}"
+        abstract.bind(name.replace("@", "\0"))
+        tcp.listen()
+        abstract.listen()
+        yield [("tcp", "AF_INET", list(tcp.getsockname())), ("abstract", "AF_UNIX", name)]
+
+
+def test_there_is_no_network_and_no_socket_of_the_machine(isolating: Place) -> None:
+    with listeners() as targets:
+        found = isolating.says(CONNECT % json.dumps(targets))
+    assert "connected" not in found.values(), found
+    assert isolating.says("say([name for _, name in socket.if_nameindex()])") == ["lo"]
+
+
+def test_network_is_there_when_it_is_granted(isolating: Place) -> None:
+    with listeners() as targets:
+        found = isolating.says(CONNECT % json.dumps(targets), network=True)
+    assert found == {"tcp": "connected", "abstract": "connected"}
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+WRITE = """
+import glob
+written = []
+folders = ["/", "/usr", "/usr/bin", "/etc", "/dev", "/dev/shm", "/proc", "/run", "/var", "/var/tmp", "/home", "/root",
+           "/opt", "/mnt", "/srv", "/sys", sys.prefix, os.path.dirname(sys.executable), os.path.dirname(os.__file__)]
+folders += [os.path.dirname(path) for path in glob.glob("/*/*/")] + glob.glob("/*/") + glob.glob("/.*/")
+for folder in sorted(set(os.path.realpath(f) for f in folders)):
+    try:
+        with open(os.path.join(folder, "gradlab-was-here"), "w"): pass
+        written.append(folder)
+    except OSError: pass
+files = ("/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/user/max_user_namespaces", "/etc/passwd")
+for path in files:
+    try:
+        with open(path, "r+"): written.append(path)
+    except OSError: pass
+say(written)
+"""
+
+
+def test_only_the_scratch_folder_is_writable(isolating: Place) -> None:
+    assert isolating.says(WRITE) == ["/tmp"]
+
+
+def test_the_scratch_folder_has_a_size(isolating: Place) -> None:
+    script = """
+written = 0
+try:
+    with open("/tmp/fill", "wb", buffering=0) as file:
+        for _ in range(64):
+            written += file.write(bytes(1 << 20))
+except OSError as error:
+    say([error.errno, written >> 20])
+else:
+    say(["no end", written >> 20])
+"""
+    errno_, written = isolating.says(script)
+    assert errno_ == 28  # ENOSPC
+    assert 4 <= written <= 8
+
+
+def test_the_scratch_folder_is_empty_at_every_start(isolating: Place) -> None:
+    script = "say(os.listdir('/tmp')); open('/tmp/left-behind', 'w').close()"
+    isolating.run(script)
+    done = isolating.run(script)
+    assert done.stdout == "[]\n"
+
+
+def test_nothing_of_the_project_or_of_people_is_visible(isolating: Place) -> None:
+    paths = [ROOT / name for name in ("checker", "gradlab", "labkit", "labs", "tests", "pyproject.toml", ".git", "var")]
+    paths += [Path("/etc/shadow"), Path("/etc/ssh"), Path("/var"), Path("/run"), Path("/sys/kernel")]
+    paths += [Path(__file__), Path.home() / ".bashrc", Path("/proc/kcore"), Path("/.old/usr")]
+    seen = isolating.says(f"say([p for p in {[str(path) for path in paths]!r} if os.access(p, os.R_OK)])")
+    assert seen == []
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users reach, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="gradlab-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_what_is_bound_is_there_and_read_only_or_writable_as_told(isolating: Place, open_folder: Path) -> None:
+    given, kept = open_folder / "given", open_folder / "kept"
+    given.mkdir()
+    kept.mkdir()
+    given.chmod(0o755)
+    kept.chmod(0o777)
+    (given / "a.txt").write_text("given")
+    (given / "a.txt").chmod(0o644)
+    script = """
+with open("/opt/in/a.txt") as file: text = file.read()
+try:
+    open("/opt/in/b.txt", "w").close()
+    text += ", changed"
+except OSError as error:
+    text += f", {error.errno}"
+with open("/home/kept/c.txt", "w") as file: file.write("kept")
+say([text, os.getcwd()])
+"""
+    said = isolating.says(
+        script, read_only=[(str(given), "/opt/in")], writable=[(str(kept), "/home/kept")], chdir="/home/kept"
+    )
+    assert said[0] in ("given, 30", "given, 13")  # EROFS, or EACCES where the owner is another
+    assert said[1] == "/home/kept"
+    assert (kept / "c.txt").read_text() == "kept"
+    assert not (given / "b.txt").exists()
+
+
+def test_only_harmless_devices_are_there(isolating: Place) -> None:
+    harmless = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "console", "core", "fd"}
+    harmless |= {"stdin", "stdout", "stderr"}
+    assert set(isolating.says("say(os.listdir('/dev'))")) <= harmless
+
+
+# -- privileges and processes --------------------------------------------------------------------------------------
+
+
+def test_the_program_has_a_user_of_its_own_and_no_capability(place: Place) -> None:
+    script = """
+status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines() if ":" in line)
+caps = [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")]
+say([os.getuid(), os.getgroups(), caps, int(status["NoNewPrivs"]), int(status["Seccomp"])])
+"""
+    uid, groups, capabilities, no_new_privileges, seccomp = place.says(script)
+    if os.getuid() == 0 and not place.ordinary:
+        assert (uid, groups) == (CONFINED, [])
+    elif place.method == "unshare":
+        assert uid == 0  # of its own namespace, without a capability: nobody outside
+    else:
+        assert uid == place.uid
+    assert capabilities == [0, 0, 0, 0]
+    assert (no_new_privileges, seccomp) == (1, 2)
+
+
+NAMESPACES = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+NEWUSER, NEWNS = 0x10000000, 0x20000
+found = {}
+def tried(name, result): found[name] = "made" if result == 0 else ctypes.get_errno()
+tried("unshare", libc.unshare(NEWUSER))
+tried("unshare both", libc.unshare(NEWUSER | NEWNS))
+machine = os.uname().machine
+child = libc.syscall(ctypes.c_long({"x86_64": 56, "aarch64": 220}[machine]), ctypes.c_long(NEWUSER | 17), 0, 0, 0, 0)
+if child == 0: os._exit(0)
+found["clone"] = "made" if child > 0 else ctypes.get_errno()
+found["clone3"] = "made" if libc.syscall(ctypes.c_long(435), 0, 0) > 0 else ctypes.get_errno()
+with open("/proc/self/ns/mnt") as own: tried("setns", libc.setns(own.fileno(), 0))
+say(found)
+"""
+
+
+def test_no_user_namespace_can_be_made_in_which_it_would_be_root_again(place: Place) -> None:
+    assert place.says(NAMESPACES) == {"unshare": 1, "unshare both": 1, "clone": 1, "clone3": 38, "setns": 1}
+
+
+def test_threads_and_processes_still_start_below_the_filter(place: Place) -> None:
+    script = """
+import subprocess, threading as t
+done = []
+thread = t.Thread(target=done.append, args=(1,)); thread.start(); thread.join()
+done.append(subprocess.run(["/bin/sh", "-c", "yes | head -n 1"], capture_output=True, text=True).stdout)
+pid = os.fork()
+if pid == 0: os._exit(7)
+done.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+say(done)
+"""
+    assert place.says(script) == [1, "y\n", 7]
+
+
+def test_a_program_starts_with_the_signals_of_any_other(place: Place) -> None:
+    """Python ignores SIGPIPE and SIGXFSZ; what it starts for us must not inherit that."""
+    done = subprocess.run(
+        place.argv(["/bin/sh", "-c", "grep SigIgn /proc/self/status"]),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd="/",
+        timeout=60,
+    )
+    assert done.stdout.split() == ["SigIgn:", "0000000000000000"], done.stderr
+
+
+def test_other_processes_are_neither_seen_nor_reached(isolating: Place) -> None:
+    with subprocess.Popen(["sleep", "100"]) as other:
+        script = f"""
+def reach(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return "no such process"
+    except PermissionError: return "forbidden"
+    return "reached"
+paths = [f"/proc/{{name}}/cmdline" for name in os.listdir("/proc") if name.isdigit()]
+commands = [open(path).read() for path in paths if os.access(path, os.R_OK)]
+say([len(commands) < 6, [c for c in commands if c.startswith("sleep")], reach({os.getpid()}), reach({other.pid})])
+"""
+        found = isolating.says(script)
+        other.kill()
+    assert found == [True, [], "no such process", "no such process"]
+
+
+def test_all_its_processes_end_with_it_even_those_that_left_the_session(isolating: Place) -> None:
+    mark = f"100{os.getpid()}{time.monotonic_ns() % 10**6}"
+    script = f"""
+import subprocess, time
+subprocess.Popen(["/bin/sleep", "{mark}"], start_new_session=True)
+say("started")
+time.sleep(100)
+"""
+    argv = isolating.argv([isolating.python, "-I", "-c", f"import json\ndef say(x): print(x, flush=True)\n{script}"])
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment, cwd="/", start_new_session=True) as outer:
+        assert outer.stdout is not None
+        assert outer.stdout.readline() == b"started\n"
+        assert sleepers(mark) == 1
+        os.killpg(outer.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while sleepers(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert sleepers(mark) == 0
+
+
+def sleepers(mark: str) -> int:
+    found = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found += process.cmdline() == ["/bin/sleep", mark]
+    return found
+
+
+# -- limits --------------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_limited(place: Place) -> None:
+    script = """
+held = []
+try:
+    for _ in range(600): held.append(bytearray(1 << 20))
+except MemoryError:
+    count = len(held); held.clear(); say(count)
+else:
+    say("no end")
+"""
+    reached = place.says(script, limits={"memory_mb": 200})
+    assert isinstance(reached, int)
+    assert 100 <= reached <= 200
+    assert place.says(script) == "no end"  # without the limit the same script goes through
+
+
+def test_processes_are_limited(place: Place) -> None:
+    script = """
+children = []
+try:
+    for _ in range(60):
+        pid = os.fork()
+        if pid == 0:
+            import time; time.sleep(60); os._exit(0)
+        children.append(pid)
+except BlockingIOError:
+    pass
+for pid in children: os.kill(pid, 9)
+say(len(children))
+"""
+    started = place.says(script, limits={"processes": 20})
+    assert 5 <= started <= 20
+
+
+def test_threads_count_as_processes(place: Place) -> None:
+    script = """
+import threading as t
+stop, started = t.Event(), 0
+try:
+    for _ in range(60):
+        t.Thread(target=stop.wait, daemon=True).start(); started += 1
+except RuntimeError:
+    pass
+say(started)
+os._exit(0)
+"""
+    assert 5 <= place.says(script, limits={"processes": 20}) <= 20
+
+
+def test_a_file_has_a_largest_size(place: Place) -> None:
+    script = """
+import tempfile
+with tempfile.TemporaryFile(dir="/tmp") as file:
+    try:
+        for _ in range(8): os.write(file.fileno(), bytes(1 << 20))
+        say("no end")
+    except OSError as error:
+        say([error.errno, os.fstat(file.fileno()).st_size >> 20])
+"""
+    assert place.says(script, limits={"file_mb": 3}) == [27, 3]  # EFBIG
+
+
+def test_open_files_are_limited(place: Place) -> None:
+    script = """
+held = []
+try:
+    for _ in range(100): held.append(open("/dev/null"))
+except OSError as error:
+    say([error.errno, len(held) < 32])
+"""
+    assert place.says(script, limits={"open_files": 32}) == [24, True]  # EMFILE
+
+
+def test_processor_time_ends_with_a_signal_that_tells_it(place: Place) -> None:
+    script = "import signal; signal.signal(signal.SIGXCPU, lambda *_: (say('over'), os._exit(0)))\nwhile True: pass"
+    assert place.says(script, limits={"cpu_seconds": 1}) == "over"
+
+
+def test_there_are_no_core_dumps(place: Place) -> None:
+    assert place.says("import resource; say(resource.getrlimit(resource.RLIMIT_CORE))") == [0, 0]
+
+
+# -- the filter ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_jumps_nowhere_but_inside_itself(machine: str) -> None:
+    steps = seal.program(machine)
+    ends = [index for index, step in enumerate(steps) if step[0] == 0x06]
+    assert ends == [len(steps) - 3, len(steps) - 2, len(steps) - 1]
+    for index, (_, yes, no, _) in enumerate(steps[: ends[0]]):
+        assert index + 1 + max(yes, no) < len(steps)
+
+
+def test_an_unknown_machine_gets_no_wrong_filter() -> None:
+    assert seal.program("riscv64") == []
+
+
+def test_a_program_that_cannot_be_started_is_named_in_one_line(place: Place) -> None:
+    done = subprocess.run(
+        place.argv(["/no/such/program"]),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd="/",
+        timeout=60,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("/no/such/program cannot be started as user ")
+    assert line.endswith(" in the sandbox: No such file or directory")
+
+
+def test_the_command_is_a_pure_function() -> None:
+    confinement = Confinement(Limits(memory_mb=100), scratch_mb=1, uid=CONFINED)
+    first = command("bubblewrap", confinement, ["true"])
+    assert first == command("bubblewrap", confinement, ["true"])
+    assert first[-1] == "true"
