@@ -121,7 +121,13 @@ def _number_difference(got: float, want: float, tolerance: Tolerance) -> str | N
     rtol, atol = tolerance.of(torch.float64)
     if got == want or abs(got - want) <= atol + rtol * abs(want) or (got != got and want != want):
         return None
-    return f"{describe(got)}, not {describe(want)}"
+    return _unlike(got, want)
+
+
+def _unlike(got: Any, want: Any) -> str:
+    """``got, not want``; numbers in full where rounding would print both the same."""
+    mine, right = describe(got), describe(want)
+    return f"{mine}, not {right}" if mine != right else f"{got!r}, not {want!r}"
 
 
 def _tensor_difference(got: Any, want: torch.Tensor, tolerance: Tolerance) -> str | None:
@@ -161,7 +167,7 @@ def _value_difference(got: torch.Tensor, want: torch.Tensor, tolerance: Toleranc
     if not wrong.any():
         return None
     index = tuple(int(i) for i in wrong.nonzero()[0])
-    first = f"{describe(got[index].item())}, not {describe(want[index].item())}"
+    first = _unlike(got[index].item(), want[index].item())
     if not index:
         return first
     count = int(wrong.sum())

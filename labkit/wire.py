@@ -154,7 +154,8 @@ class _Encoder:
         strides = value.stride()
         axes = sorted(range(value.dim()), key=lambda axis: -strides[axis])
         plain = value.detach().cpu().resolve_conj().resolve_neg().permute(axes).contiguous()
-        data = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+        # An empty tensor made from a NumPy array has a stride of 0, which no view as bytes accepts.
+        data = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
         return {
             "t": "tensor",
             "dtype": str(value.dtype).removeprefix("torch."),

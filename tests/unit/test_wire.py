@@ -67,6 +67,14 @@ def test_tensors_keep_dtype_shape_and_values(dtype, shape):
     assert torch.equal(got, value)
 
 
+@pytest.mark.parametrize("shape", [(0,), (2, 0, 3)])
+def test_an_empty_tensor_made_from_an_array_arrives(shape):
+    value = torch.from_numpy(np.zeros(shape))
+    got = over_the_wire(value)
+    assert got.shape == value.shape
+    assert got.dtype == torch.float64
+
+
 def test_a_transposed_tensor_arrives_transposed():
     value = torch.rand(3, 4, 5).permute(2, 0, 1)
     got = over_the_wire(value)
