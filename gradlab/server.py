@@ -6,6 +6,8 @@ Nothing survives it, whichever process dies first and however:
 * If this process gets ``kill -9``, the kernel sends SIGTERM to hub and portal (``setpriv --pdeathsig``).
 * If all are gone, the next start of the same state folder kills what carries the folder's mark.
 
+The portal opens the store first and brings its schema up to date; the hub uses it when the first learner's server starts.
+
 A lock on the state folder keeps a second server away from it; the kernel drops it with its owner.
 """
 
@@ -26,14 +28,14 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from checker.sandbox.confinement import Method, describe, detect
+from checker.sandbox.confinement import Confinement, Limits, Method, command, describe, detect
 from gradlab.credentials import Credentials
 from gradlab.errors import ServerError
 from gradlab.hub.config import PROXY_SCRIPT, portal_environment, public_url
-from gradlab.hub.environment import PART, Ports, instance_of, server_environment
+from gradlab.hub.environment import PART, Ports, instance_of, server_environment, uid_of
+from gradlab.hub.output import tail
 from gradlab.hub.processes import become_subreaper, end_all, marked, reap_adopted, tree
 from gradlab.settings import ROOT, Settings
-from gradlab.store.store import Store
 
 __all__ = ["serve"]
 
@@ -53,7 +55,6 @@ def serve(settings: Settings, *, portal: Sequence[str] = PORTAL) -> int:
             _say(f"Ended {swept} processes that an earlier run had left behind.")
         method = _check(settings)
         credentials = Credentials.ensure(settings.credentials_file)
-        Store.open(settings.store_url).close()
         for line in _welcome(settings, credentials, describe(method)):
             _say(line)
         if method != "bubblewrap":
@@ -99,7 +100,7 @@ class _Child:
     def epitaph(self) -> str:
         return (
             f"The {self.name} ended by itself (exit status {self.process.returncode}). "
-            f"The last lines of {self.log}:\n{_tail(self.log)}\n"
+            f"The last lines of {self.log}:\n{tail(self.log)}\n"
             "Nothing is lost. `gradlab doctor` looks for causes; `make up` starts again."
         )
 
@@ -115,7 +116,8 @@ class _Supervisor:
         become_subreaper()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
-        ports = Ports.choose()
+        self._credentials = credentials
+        self._ports = ports = Ports.choose()
         env = server_environment(settings)
         logs = settings.state_dir / "logs"
         hub = [sys.executable, "-m", "jupyterhub", "--config", str(ROOT / "jupyterhub_config.py")]
@@ -138,17 +140,26 @@ class _Supervisor:
 
     def _wait_ready(self) -> None:
         """Return when the portal answers through the proxy, or when told to stop."""
-        url = public_url(self._settings)
-        while not self._signals and not _portal_answers(url):
+        while not self._signals and not self._answers():
             for child in (self._hub, self._portal):
                 if child.ended:
                     raise ServerError(child.epitaph())
             if time.monotonic() > self._begun + _READY_SECONDS:
                 raise ServerError(
-                    f"The portal did not answer at {url} within {_READY_SECONDS} s. "
-                    f"The last lines of {self._portal.log}:\n{_tail(self._portal.log)}"
+                    f"The portal did not answer at {public_url(self._settings)} within {_READY_SECONDS} s. "
+                    f"The last lines of {self._portal.log}:\n{tail(self._portal.log)}"
                 )
-            time.sleep(0.1)
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        """Whether the portal answers through the proxy; asked only once the proxy has its route.
+
+        Before that, every question would make the busy hub render an error page.
+        """
+        token = {"Authorization": f"token {self._credentials.proxy_token}"}
+        routes = f"http://127.0.0.1:{self._ports.proxy}/api/routes/services/portal"
+        portal = f"{public_url(self._settings)}/services/portal/"
+        return _status(routes, token) == 200 and _status(portal, {}) in (200, 302, 303, 307, 401, 403)
 
     def _watch(self) -> None:
         """Return when told to stop. Without its hub the server ends; the portal is started again."""
@@ -217,9 +228,29 @@ def _check(settings: Settings) -> Method:
         raise ServerError(f"The proxy is not installed: {PROXY_SCRIPT} is missing. Run `make up`, which installs it.")
     _check_port(settings)
     try:
-        return detect(settings.sandbox)
+        method = detect(settings.sandbox)
     except RuntimeError as error:
         raise ServerError(str(error)) from None
+    _check_python(settings, method)
+    return method
+
+
+def _check_python(settings: Settings, method: Method) -> None:
+    """Without mount namespaces a learner's own user id must be able to read this Python and to reach the homes."""
+    if method != "plain" or os.getuid() != 0:
+        return
+    uid = uid_of(settings, 0)
+    folder = settings.state_dir.resolve()
+    probe = [sys.executable, "-c", "import os, sys; import jupyterhub; os.chdir(sys.argv[1])", str(folder)]
+    argv = command(method, Confinement(Limits(), scratch_mb=1, uid=uid), probe)
+    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServerError(
+            "Without bubblewrap, learners' servers run under user ids of their own, and these cannot read "
+            f"{sys.executable}, {sys.base_prefix} or {folder}: {done.stderr.strip().splitlines()[-1:]}. "
+            "Install bubblewrap (sudo apt install bubblewrap), or put Gradlab and Python where every user may read, "
+            "or start it as an ordinary user."
+        )
 
 
 def _check_port(settings: Settings) -> None:
@@ -288,23 +319,17 @@ def _welcome(settings: Settings, credentials: Credentials, protection: str) -> l
     ]
 
 
-def _portal_answers(url: str) -> bool:
-    """Whether the portal itself answers: until then the proxy says 404 or 503, the hub redirects."""
+def _status(url: str, headers: dict[str, str]) -> int:
+    """The status a URL answers with, redirects not followed; 0 if nobody answers."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=5)
     try:
-        connection.request("GET", "/services/portal/")
-        response = connection.getresponse()
-        elsewhere = response.getheader("Location", "").startswith("/hub/services/")
-        return response.status in (200, 302, 303, 307, 401, 403) and not elsewhere
+        connection.request("GET", address.path, headers=headers)
+        return connection.getresponse().status
     except (OSError, http.client.HTTPException):
-        return False
+        return 0
     finally:
         connection.close()
-
-
-def _tail(path: Path, lines: int = 15) -> str:
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
 def _say(line: str) -> None:

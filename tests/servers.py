@@ -220,6 +220,7 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
         "state_dir": folder / "state",
         "config_dir": folder / "config.d",
         "port": Ports.choose().hub,
+        "check_pool": 1,
     }
     return Settings(**(values | changes))
 

@@ -19,6 +19,8 @@ What the settings below rest on (JupyterHub 6.1.1, configurable-http-proxy 5):
 * ``cleanup_servers`` and ``cleanup_proxy`` end everything with the hub. Learners' servers cannot outlive it anyway: the
   kernel kills them with their parent (see LearnerSpawner).
 * ``JupyterHub.upgrade_db`` migrates the hub's own SQLite file at start, with a backup beside it.
+* ``disable_user_config`` keeps a broken configuration file in a home from locking its learner out of the very server
+  that could repair it. JupyterLab's settings, which are not configuration files, are kept all the same.
 * ``http_timeout`` is how long a started server may take to answer: 30 s by default, too short for a class that starts
   at once on two cores.
 """
@@ -141,5 +143,6 @@ def _set_servers(c: Any, settings: Settings) -> None:
     c.JupyterHub.spawner_class = "gradlab.hub.spawner.LearnerSpawner"
     c.LearnerSpawner.settings = settings
     c.LearnerSpawner.default_url = "/lab"
+    c.LearnerSpawner.disable_user_config = True
     c.LearnerSpawner.http_timeout = 120
     c.LearnerSpawner.start_timeout = 120

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gradlab.settings import PREFIX, Settings
 
-__all__ = ["MARKER", "PART", "Ports", "instance_of", "server_environment", "settings_environment"]
+__all__ = ["MARKER", "PART", "Ports", "instance_of", "server_environment", "settings_environment", "uid_of"]
 
 # Not GRADLAB_…: Settings refuses names it does not know, and this one is no setting.
 MARKER = "_GRADLAB_INSTANCE"
@@ -65,3 +65,21 @@ def server_environment(settings: Settings) -> dict[str, str]:
     """The environment of the server's own processes: ours, with exactly these settings and the instance's mark."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith((PREFIX, "JUPYTER", "CONFIGPROXY"))}
     return kept | settings_environment(settings) | {MARKER: instance_of(settings)}
+
+
+def uid_of(settings: Settings, user_id: int) -> int:
+    """The user id a learner's processes run as: one of their own where we are root, else ours.
+
+    It is an offset that differs between state folders plus the hub's id of the user, so that two servers on one machine
+    share no ids either.
+    """
+    if os.getuid() != 0:
+        return os.getuid()
+    first, last = (100_000, 2**31) if _highest_uid() >= 2**31 else (10_000, _highest_uid())
+    return first + (int(instance_of(settings)[:8], 16) + user_id) % (last - first)
+
+
+def _highest_uid() -> int:
+    """The end of the user ids there are: in a container that maps only some, the rest cannot be used."""
+    rows = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    return max(inside + length for inside, _, length in rows) - 1

@@ -1,4 +1,4 @@
-"""What learners' servers print, kept in files that cannot grow without bound."""
+"""What processes print: learners' servers into files that cannot grow without bound, and the end of such a file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import os
 from pathlib import Path
 from typing import IO
 
-__all__ = ["OutputLog"]
+__all__ = ["OutputLog", "tail"]
 
 _LARGEST = 1 << 20
 _CHUNK = 1 << 16
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log."""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
 class OutputLog:

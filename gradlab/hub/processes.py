@@ -18,7 +18,7 @@ import psutil
 
 from gradlab.hub.environment import MARKER, PART
 
-__all__ = ["become_subreaper", "end_all", "living", "marked", "owned_by", "reap_adopted", "tree"]
+__all__ = ["become_subreaper", "end_all", "listening_uid", "living", "marked", "owned_by", "reap_adopted", "tree"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -44,6 +44,16 @@ def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def listening_uid(port: int) -> int | None:
+    """The user id of the socket that listens on a port of 127.0.0.1; None while nobody does."""
+    address = f"0100007F:{port:04X}"  # the kernel prints it in the machine's byte order, which is little-endian
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1] == address and fields[3] == "0A":  # TCP_LISTEN
+            return int(fields[7])
+    return None
 
 
 def owned_by(uid: int) -> list[psutil.Process]:

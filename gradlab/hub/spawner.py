@@ -4,8 +4,7 @@ It sees the system, this Python, ``labkit`` and the learner's own home, nothing 
 ("bubblewrap", "unshare", "plain") really keeps apart is said by ``checker.sandbox.confinement.describe``.
 
 Where we are root each learner has a user id of their own: process limits count per user and never bind root, and files
-stay apart even where the mount namespace does not. It is an offset that differs between state folders plus the hub's id
-of the user, so two servers on one machine share no ids either.
+stay apart even where the mount namespace does not.
 
 ``LocalProcessSpawner`` wants a system account per learner; what it does with it is overridden here. It also trusts a
 stored process id after a restart of the hub, which by then may be anybody's: our servers never outlive the hub
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from jupyterhub.spawner import LocalProcessSpawner
+from jupyterhub.spawner import LocalProcessSpawner, SpawnException
 from jupyterhub.utils import random_port
 from traitlets import Any as AnyTrait
 
@@ -34,33 +33,19 @@ from checker.sandbox.confinement import Confinement, Limits, Method, command, de
 from gradlab.course import Course
 from gradlab.errors import GradlabError
 from gradlab.hub.config import public_url
-from gradlab.hub.environment import MARKER, instance_of
+from gradlab.hub.environment import MARKER, instance_of, uid_of
 from gradlab.hub.homes import deliver, open_home
-from gradlab.hub.output import OutputLog
-from gradlab.hub.processes import end_all, living, owned_by, tree
+from gradlab.hub.output import OutputLog, tail
+from gradlab.hub.processes import end_all, listening_uid, living, owned_by, tree
 from gradlab.settings import ROOT, Settings
 from gradlab.store.store import Store
 
-__all__ = ["LearnerSpawner", "uid_of"]
+__all__ = ["LearnerSpawner"]
 
 LABKIT = Path("/opt/gradlab")
 _SCRATCH_MB = 1024
 _SHM_MB = 1024
 _OPEN_FILES = 4096
-
-
-def uid_of(settings: Settings, user_id: int) -> int:
-    """The user id a learner's processes run as: their own where we are root, else ours."""
-    if os.getuid() != 0:
-        return os.getuid()
-    first, last = (100_000, 2**31) if _highest_uid() >= 2**31 else (10_000, _highest_uid())
-    return first + (int(instance_of(settings)[:8], 16) + user_id) % (last - first)
-
-
-def _highest_uid() -> int:
-    """The end of the user ids there are: in a container that maps only some, the rest cannot be used."""
-    rows = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
-    return max(inside + length for inside, _, length in rows) - 1
 
 
 class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
@@ -158,8 +143,28 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
         )
         self.pid = self.proc.pid
         assert self.proc.stdout is not None
-        OutputLog.follow(self.proc.stdout, self.settings.state_dir / "logs" / "servers" / f"{self.user.name}.log")
+        log = self.settings.state_dir / "logs" / "servers" / f"{self.user.name}.log"
+        OutputLog.follow(self.proc.stdout, log)
+        await self._wait_listening(port, log)
         return ("127.0.0.1", port)
+
+    async def _wait_listening(self, port: int, log: Path) -> None:
+        """Return when the server listens; SpawnException with its last words if it ends instead.
+
+        Every learner can listen on this machine's ports, and between choosing a port and listening on it seconds pass:
+        where learners have user ids of their own, the one who listens must have this learner's.
+        """
+        while (listener := listening_uid(port)) is None:
+            if self.proc is None or self.proc.poll() is not None:
+                words = tail(log)
+                self.log.error("The server of %s ended while it started:\n%s", self.user.name, words)
+                raise SpawnException(f"Your server ended while it started. Its last words: {words}", reason="exited")
+            await asyncio.sleep(0.05)
+        if listener != self.uid:
+            raise SpawnException(
+                f"Port {port} of your server was taken by somebody else's process. Start your server again.",
+                reason="port",
+            )
 
     async def poll(self) -> int | None:
         if self.proc is None:

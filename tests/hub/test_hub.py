@@ -9,8 +9,8 @@ import psutil
 import pytest
 import websocket
 
+from gradlab.hub.environment import uid_of
 from gradlab.hub.processes import tree
-from gradlab.hub.spawner import uid_of
 from gradlab.settings import ROOT
 from tests.servers import Kernel, Person, RunningServer, login_error, until
 
