@@ -65,7 +65,7 @@ def _difference(got: Any, want: Any, tolerance: Tolerance) -> str | None:
         return _dict_difference(got, want, tolerance)
     if got == want or (got != got and want != want):
         return None
-    return f"{describe(got)}, not {describe(want)}"
+    return _unlike(got, want)
 
 
 def describe(value: Any) -> str:

@@ -92,6 +92,12 @@ def test_a_tolerance_given_is_the_one_used():
     assert difference(torch.tensor(math.inf), torch.tensor(-math.inf), CLOSE) is not None
 
 
+def test_numbers_that_round_to_the_same_text_are_shown_in_full():
+    exact, rounded = torch.tensor([0.1], dtype=torch.float64), torch.tensor([0.1]).double()
+    assert "0.10000000149011612, not 0.1" in (difference(rounded, exact, EXACT) or "")
+    assert "100000.25, not 100000.125" in (difference(100000.25, 100000.125, EXACT) or "")
+
+
 def test_gradients_of_the_answer_do_not_disturb():
     assert difference(torch.ones(2, requires_grad=True), torch.ones(2)) is None
 
