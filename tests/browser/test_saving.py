@@ -195,3 +195,23 @@ def test_a_console_on_the_same_kernel_checks_the_notebook(lab: LabServer, page: 
     page.keyboard.press("Shift+Enter")
     expect(page.locator(".jp-CodeConsole-content")).to_contain_text("passed")
     assert sources(lab.portal.notebooks[-1])[0] == RIGHT
+
+
+def test_saving_works_again_after_a_restart_and_after_a_crash_of_the_kernel(lab: LabServer, page: Page) -> None:
+    lab.open(page, "restarts.ipynb", "import os; os._exit(1)")
+    type_into(page, "def rank_of", WRONG)
+    expect(run(page, "lab.check")).to_contain_text("It counts the elements.")
+    page.get_by_role("button", name="Restart the kernel", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Confirm Kernel Restart").click()
+    kernel_ready(page)
+    type_into(page, "def rank_of", RIGHT)
+    output = run(page, "lab.check")
+    expect(output).to_contain_text("In the interview:")
+    expect(output).not_to_contain_text("JupyterLab did not answer")
+    run(page, "os._exit")
+    page.get_by_role("dialog").get_by_role("button", name="Ok").click()
+    kernel_ready(page)
+    type_into(page, "def rank_of", WRONG)
+    output = run(page, "lab.check")
+    expect(output).to_contain_text("It counts the elements.")
+    expect(output).not_to_contain_text("JupyterLab did not answer")
