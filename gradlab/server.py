@@ -6,7 +6,7 @@ Nothing survives it, whichever process dies first and however:
 * If this process gets ``kill -9``, the kernel sends SIGTERM to hub and portal (``setpriv --pdeathsig``).
 * If all are gone, the next start of the same state folder kills what carries the folder's mark.
 
-The portal opens the store first and brings its schema up to date; the hub uses it when the first learner's server starts.
+The portal opens the store first and migrates it; the hub uses it when the first learner's server starts.
 
 A lock on the state folder keeps a second server away from it; the kernel drops it with its owner.
 """

@@ -63,8 +63,8 @@ class Settings(BaseModel):
         for key, value in found.items():
             name = key.removeprefix(PREFIX).lower()
             if name not in cls.model_fields:
-                close = difflib.get_close_matches(key, cls.variables(), n=1)
-                hint = f"Did you mean {close[0]}?" if close else "See .env.example for all settings."
+                close = difflib.get_close_matches(name, cls.model_fields, n=1)
+                hint = f"Did you mean {PREFIX}{close[0].upper()}?" if close else "See .env.example for all settings."
                 raise SettingsError(f"There is no setting {key} (its value is {value!r}). {hint}")
             if value != "":  # an empty value means the default, as in `NAME=` of .env.example
                 values[name] = value

@@ -104,10 +104,11 @@ def _digest(home: int, filename: str) -> str | None:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EACCES):
             return ""
         raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_COMPARED:
+        os.close(descriptor)
+        return ""
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_COMPARED:
-            return ""
         return hashlib.sha256(file.read()).hexdigest()[:12]
 
 
