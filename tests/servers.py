@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,15 +225,32 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
     return Settings(**(values | changes))
 
 
-def launch(settings: Settings, *, code: str = _SERVE, env: Mapping[str, str] = {}) -> RunningServer:
+def reachable() -> list[str]:
+    """A command prefix (for root) under which every user can reach this Python and this project, wherever they lie.
+
+    In a mount namespace of its own, a folder that is closed to others gives way to an open one with the same contents
+    where we need them. The process stays the same, so signals reach it.
+    """
+    steps = ["set -e", "mount --make-rprivate /", "mount -t tmpfs -o mode=755 aside /mnt"]
+    needed = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), ROOT}
+    for number, path in enumerate(sorted(needed)):
+        closed = [folder for folder in reversed(path.parents) if not folder.stat().st_mode & 0o001]
+        if closed:
+            steps += [f"mkdir /mnt/{number}", f"mount --bind {path} /mnt/{number}"]
+            steps += [f"mount -t tmpfs -o mode=755 open {closed[0]}", f"mkdir -p {path}"]
+            steps += [f"mount --move /mnt/{number} {path}"]
+    return ["unshare", "--mount", "/bin/sh", "-c", "\n".join([*steps, 'exec "$@"']), "reachable"]
+
+
+def launch(settings: Settings, *, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None) -> RunningServer:
     """Start a server in a child process without waiting for anything."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     output = settings.state_dir.parent / f"up-{uuid.uuid4().hex[:6]}.txt"
     names = {f"GRADLAB_{name.upper()}": str(getattr(settings, name)) for name in Settings.model_fields}
     with output.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            env={**os.environ, **names, **env},
+            [*prefix, sys.executable, "-c", _SERVE],
+            env={**os.environ, **names, **(env or {})},
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -244,9 +261,9 @@ def launch(settings: Settings, *, code: str = _SERVE, env: Mapping[str, str] = {
     return RunningServer(settings, process, output)
 
 
-def start(settings: Settings, *, code: str = _SERVE, env: Mapping[str, str] = {}) -> RunningServer:
+def start(settings: Settings, *, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None) -> RunningServer:
     """Start a server and return when it says that it is ready."""
-    server = launch(settings, code=code, env=env)
+    server = launch(settings, prefix=prefix, env=env)
 
     def ready() -> bool:
         assert server.process.poll() is None, server.said()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-import socket
-import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 from gradlab.settings import Settings
+from tests.conftest import Require
 from tests.courses import write_course
-from tests.servers import RunningServer, launch, settings_for, start, until
+from tests.servers import RunningServer, launch, reachable, settings_for, start, until
 
 pytestmark = pytest.mark.hub
 
@@ -167,32 +168,77 @@ def test_an_addition_to_the_configuration_sees_and_changes_ours(settings: Settin
     assert "Changed by the operator" in httpx.get(f"{server.url}/hub/login").text
 
 
-def test_a_port_in_use_is_named_with_the_remedy(settings: Settings, servers: list[Any]) -> None:
-    with socket.create_server(("127.0.0.1", settings.port)):
-        server = launch(settings)
-        servers.append(server)
-        assert server.process.wait(timeout=60) == 1
-    said = server.said()
-    assert f"Port {settings.port} of 127.0.0.1 cannot be used: Address already in use" in said
-    assert f"by process {os.getpid()}" in said
-    assert f"PORT={settings.port + 1} make up" in said
+def test_a_learners_server_that_cannot_start_says_why(settings: Settings, servers: list[Any]) -> None:
+    settings.config_dir.mkdir()
+    (settings.config_dir / "10-wrong.py").write_text("c.LearnerSpawner.args = ['--ServerApp.port_retries=many']\n")
+    server = start(settings)
+    servers.append(server)
+    person = server.log_in("ada")
+    answer = person.api("POST", "/hub/api/users/ada/server")
+    assert answer.status_code == 500
+    assert "Your server ended while it started. Its last words:" in answer.json()["message"]
+    assert "port_retries" in answer.json()["message"]
 
 
-def test_servers_with_limits_only_start_too(settings: Settings, servers: list[Any]) -> None:
-    server = start(settings.model_copy(update={"sandbox": "plain"}))
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user can reach, which pytest's own are not."""
+    folder = Path(tempfile.mkdtemp(prefix="gradlab-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_limits_only_still_keep_user_ids_and_the_servers_files_apart(
+    public_folder: Path, servers: list[Any], require: Require
+) -> None:
+    require("root")
+    course = write_course(public_folder)
+    settings = settings_for(
+        public_folder, check_pool=0, sandbox="plain", labs_dir=course.labs, checks_dir=course.checks
+    )
+    server = start(settings, prefix=reachable())
     servers.append(server)
     assert "Warning: learners' code is confined without bubblewrap: limits only" in server.said()
     person = server.log_in("ada")
     person.start_server()
     kernel = person.kernel()
     assert kernel.run("import os; print(os.getcwd() == os.environ['HOME'], lab.__name__)").strip() == "True labkit"
-    if os.getuid() == 0:
-        read = "try:\n    open({!r}).read()\nexcept PermissionError:\n    print('refused')"
-        assert kernel.run(read.format(str(settings.credentials_file))).strip() == "refused"
-        assert kernel.run(read.format(str(settings.state_dir / "gradlab.sqlite"))).strip() == "refused"
+    read = "try:\n    open({!r}).read()\nexcept PermissionError:\n    print('refused')"
+    for name in ("credentials.json", "gradlab.sqlite", "jupyterhub.sqlite", "logs/hub.log", "logs/portal.log"):
+        assert kernel.run(read.format(str(settings.state_dir / name))).strip() == "refused", name
     kernel.run("import subprocess; p = subprocess.Popen(['setsid', 'env', '-i', 'sleep', '4322'])")
+    kernel.close()
+    sleepers = [p for p in psutil.process_iter() if p.cmdline() == ["sleep", "4322"]]
+    assert len(sleepers) == 1
+    person.stop_server()
+    assert gone(sleepers)
+    running = server.processes()
+    assert server.stop() == 0
+    assert gone(running)
+
+
+def test_an_ordinary_user_needs_no_root(public_folder: Path, servers: list[Any], require: Require) -> None:
+    require("root")  # to become somebody else
+    uid = 54_321
+    course = write_course(public_folder)
+    os.chown(public_folder, uid, uid)
+    settings = settings_for(public_folder, check_pool=0, labs_dir=course.labs, checks_dir=course.checks)
+    settings.state_dir.mkdir()
+    os.chown(settings.state_dir, uid, uid)
+    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    server = start(settings, prefix=[*reachable(), *become], env={"HOME": str(public_folder)})
+    servers.append(server)
+    person = server.log_in("ada")
+    person.start_server()
+    kernel = person.kernel()
+    assert kernel.run("print(lab.__name__)").strip() == "labkit"
+    assert (settings.homes_dir / "ada").stat().st_uid == uid
+    if "Protection      limits only" not in server.said():
+        seen = kernel.run("import os; print(os.path.exists('/opt/gradlab/labkit'), os.listdir('/home'))")
+        assert seen.strip() == "True ['ada']"
+        assert kernel.run(f"print(os.path.exists({str(settings.state_dir)!r}))").strip() == "False"
     kernel.close()
     running = server.processes()
     assert server.stop() == 0
     assert gone(running)
-    assert subprocess.run(["pgrep", "-f", "sleep 4322"], capture_output=True, check=False).stdout == b""

@@ -1,0 +1,163 @@
+"""What keeps a server from starting, said in full; and the tools that find and end processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from checker.sandbox.confinement import describe
+from gradlab import server
+from gradlab.credentials import Credentials
+from gradlab.errors import ServerError, SettingsError
+from gradlab.hub.environment import MARKER, PART, Ports
+from gradlab.hub.processes import end_all, listening_uid, living, marked, owned_by, tree
+from gradlab.settings import Settings
+
+SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+Spawn = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state_dir=tmp_path / "state", config_dir=tmp_path / "config.d", port=Ports.choose().hub)
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Start a process that is up when this returns and ended with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(argv: list[str] = SLEEP, **env: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(argv, env=os.environ | env, stdout=subprocess.PIPE, start_new_session=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        with process:
+            process.wait()
+
+
+# -- what keeps it from starting ---------------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_named_with_its_holder_and_the_remedy(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", settings.port)), pytest.raises(ServerError) as caught:
+        server.serve(settings)
+    said = str(caught.value)
+    assert f"Port {settings.port} of 127.0.0.1 cannot be used: Address already in use" in said
+    assert f"by process {os.getpid()}" in said
+    assert f"PORT={settings.port + 1} make up" in said
+
+
+def test_an_address_of_another_machine_is_named(settings: Settings) -> None:
+    with pytest.raises(ServerError, match=r"of 192\.0\.2\.1 cannot be used: Cannot assign requested address"):
+        server.serve(settings.model_copy(update={"host": "192.0.2.1"}))
+
+
+def test_a_second_server_on_the_state_folder_is_refused_by_the_process_it_names(settings: Settings) -> None:
+    settings.state_dir.mkdir()
+    lock = settings.state_dir / "server.lock"
+    lock.write_text("4711")
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ServerError) as caught:
+            server.serve(settings)
+    assert f"already runs on {settings.state_dir} (process 4711)" in str(caught.value)
+    assert "kill 4711" in str(caught.value)
+    assert "GRADLAB_STATE_DIR=other PORT=8001 make up" in str(caught.value)
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ServerError, match="choose another one with GRADLAB_STATE_DIR"):
+        server.serve(settings.model_copy(update={"state_dir": tmp_path / "file" / "state"}))
+
+
+def test_a_missing_proxy_says_how_to_get_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PROXY_SCRIPT", Path("/nowhere/configurable-http-proxy"))
+    with pytest.raises(ServerError, match=r"/nowhere/configurable-http-proxy is missing\. Run `make up`"):
+        server.serve(settings)
+
+
+def test_half_written_credentials_stop_the_start_and_stay(settings: Settings) -> None:
+    settings.state_dir.mkdir()
+    settings.credentials_file.write_text('{"learner_pass')
+    with pytest.raises(SettingsError, match="half-written or damaged"):
+        server.serve(settings)
+    assert settings.credentials_file.read_text() == '{"learner_pass'
+
+
+def test_a_failed_start_gives_the_lock_back(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", settings.port)), pytest.raises(ServerError):
+        server.serve(settings)
+    with (settings.state_dir / "server.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_the_welcome_says_where_to_go_and_what_the_login_is_worth(settings: Settings) -> None:
+    credentials = Credentials.ensure(settings.credentials_file)
+    text = "\n".join(server._welcome(settings, credentials, describe("plain")))
+    assert f"http://127.0.0.1:{settings.port}" in text
+    assert credentials.learner_password in text
+    assert credentials.instructor_password in text
+    assert "limits only" in text
+    assert "can log in under any learner's name" in text
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def test_marked_finds_an_instances_processes_and_its_parts_but_not_ourselves(spawn: Spawn) -> None:
+    portal, hub = spawn(**{MARKER: "test-a", PART: "portal"}), spawn(**{MARKER: "test-a", PART: "hub"})
+    spawn(**{MARKER: "test-ab"})
+    assert {process.pid for process in marked("test-a")} == {portal.pid, hub.pid}
+    assert [process.pid for process in marked("test-a", "portal")] == [portal.pid]
+    code = "import os; from gradlab.hub.processes import marked; print('up' if not marked('test-c') else 'found')"
+    spawn([sys.executable, "-c", code + "; import time; time.sleep(600)"], **{MARKER: "test-c"})
+
+
+def test_tree_lists_grandchildren_and_nothing_of_the_dead(spawn: Spawn) -> None:
+    code = f"import subprocess; subprocess.run({SLEEP!r})"
+    parent = spawn([sys.executable, "-c", code])
+    assert tree(parent.pid)[0].pid == parent.pid
+    assert len(tree(parent.pid)) == 2
+    assert len(tree(parent.pid, itself=False)) == 1
+    assert end_all(lambda: tree(parent.pid), seconds=10) == []
+    parent.wait()
+    assert tree(parent.pid) == []
+
+
+def test_end_all_kills_what_ignores_sigterm_and_reports_what_stays(spawn: Spawn) -> None:
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    stubborn = psutil.Process(spawn([sys.executable, "-c", code]).pid)
+    assert end_all(lambda: living([stubborn]), seconds=10) == []
+    begun = time.monotonic()
+    assert end_all(lambda: [stubborn], seconds=0.1) == [stubborn]
+    assert time.monotonic() - begun < 5
+
+
+def test_processes_are_found_by_their_user_id(spawn: Spawn) -> None:
+    process = spawn()
+    assert process.pid in {found.pid for found in owned_by(os.getuid())}
+    assert owned_by(2**31 - 7) == []
+
+
+def test_the_listener_of_a_port_has_a_user_id() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as bound:
+        port = bound.getsockname()[1]
+        assert listening_uid(port) == os.getuid()
+    assert listening_uid(port) is None
