@@ -70,7 +70,9 @@ class Draw:
         if dtype is torch.bool:
             made = torch.randint(0, 2, stored, generator=self.generator).bool()
         elif dtype.is_floating_point or dtype.is_complex:
-            made = (torch.rand(stored, generator=self.generator) * (high - low) + low).to(dtype)
+            # Drawn in double precision: a float64 input must have digits that float32 would lose.
+            unit = torch.rand(stored, generator=self.generator, dtype=torch.float64)
+            made = (unit * (high - low) + low).to(dtype)
         else:
             made = torch.randint(int(low), int(high) + 1, stored, generator=self.generator).to(dtype)
         if layout == "transposed":

@@ -6,7 +6,6 @@ and the results that the kernel wrote are read back and made complete: no result
 
 from __future__ import annotations
 
-import copy
 import json
 import tempfile
 import time
@@ -17,15 +16,14 @@ from typing import Any
 
 import jupytext
 import nbformat
-import papermill
 
 from checker.extract import Notebook, NotebookError, Program, extract
 from checker.extract import read_notebook as _read_notebook
+from checker.job import Job, JobTask
 from checker.kernels import KernelPool, KernelUnavailable
 from checker.results import CheckLine, Outcome, Result, Verdict
+from checker.sandbox.config import SandboxConfig
 from checker.sandbox.confinement import Method
-from checker.sandbox.process import SandboxConfig
-from checker.spec import Job, JobTask
 
 __all__ = ["Assignment", "Judge", "JudgeConfig", "NotebookError", "Task", "read_notebook"]
 
@@ -90,6 +88,7 @@ class Judge:
     def warm(self) -> None:
         """Start judges in the background until ``pool`` of them wait."""
         self._kernels.warm()
+        import papermill  # noqa: F401  (loaded now, so that the first check finds it so)
 
     def check(self, assignment: Assignment, notebook: bytes, *, only: str | None = None, seed: int) -> Verdict:
         """Judge a notebook, or one exercise of it and what that builds on. NotebookError if it cannot be judged."""
@@ -120,7 +119,9 @@ class Judge:
 
     def _execute(self, checks: Path, job: Path) -> tuple[str, str]:
         """Run the checker notebook; what went wrong on our side (or ``""``), and the executed notebook."""
-        notebook = copy.deepcopy(_checker_notebook(checks))
+        import papermill  # takes half a second to load, for which no server start should wait
+
+        notebook = _checker_notebook(checks)
         try:
             kernel = self._kernels.take()
         except KernelUnavailable as error:

@@ -10,12 +10,10 @@ import os
 import threading
 import time
 
+from checker.sandbox.config import ENVIRONMENT, SandboxConfig
 from checker.sandbox.pool import SandboxPool
-from checker.sandbox.process import SandboxConfig
 
-__all__ = ["ENVIRONMENT", "main"]
-
-ENVIRONMENT = "GRADLAB_JUDGE_SANDBOX"
+__all__ = ["main"]
 
 
 def main() -> None:

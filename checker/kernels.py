@@ -19,8 +19,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import KernelManager
 
-from checker.kernel import ENVIRONMENT
-from checker.sandbox.process import SandboxConfig
+from checker.sandbox.config import ENVIRONMENT, SandboxConfig
 
 __all__ = ["KernelPool", "KernelUnavailable"]
 
@@ -65,15 +64,25 @@ class KernelPool:
 
     def take(self) -> KernelManager:
         """A kernel nobody used, warm if one waits, else started now. KernelUnavailable if that fails twice."""
-        with contextlib.suppress(queue.Empty):
-            while (kernel := self._ready.get_nowait()) is not None:
-                if kernel.is_alive():
-                    return kernel
-                self.discard(kernel)
+        while (kernel := self._next_ready()) is not None:
+            if kernel.is_alive():
+                return kernel
+            self.discard(kernel)
         try:
             return self._start()
         except Exception:
             return self._start()
+
+    def _next_ready(self) -> KernelManager | None:
+        """A waiting kernel, or the next on its way; None if none is. Two cold starts at once are slower."""
+        while True:
+            with self._lock:
+                coming = self._coming
+            try:
+                return self._ready.get(timeout=0.1) if coming else self._ready.get_nowait()
+            except queue.Empty:
+                if not coming:
+                    return None
 
     def discard(self, kernel: KernelManager) -> None:
         """End a kernel and its sandbox at once; nothing of it is of use any more."""
@@ -107,12 +116,14 @@ class KernelPool:
                 # take() starts one itself and reports what is wrong; a refill that fails only costs time.
                 kernel = None
             with self._lock:
-                self._coming -= 1
                 closed = self._closed
+                if kernel is not None and not closed:
+                    self._ready.put(
+                        kernel
+                    )  # before it stops counting as coming: whoever waits must see one or the other
+                self._coming -= 1
             if kernel is not None and closed:
                 self.discard(kernel)
-            elif kernel is not None:
-                self._ready.put(kernel)
 
     def _start(self) -> KernelManager:
         # Unix sockets in a private folder: no port that learner code on this machine could even connect to.

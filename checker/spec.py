@@ -35,48 +35,16 @@ from pathlib import Path
 from typing import Any
 
 from checker.draw import Draw
+from checker.job import Job, JobTask
 from checker.results import CheckLine, Outcome
 from checker.sandbox.base import OutputFlood, Sandbox, SandboxBroken, SandboxTimeout
+from checker.sandbox.config import SandboxConfig
 from checker.sandbox.pool import SandboxPool, SandboxUnavailable
-from checker.sandbox.process import SandboxConfig
 from checker.student import Answer, Failure, ProgramEnded, Student, StudentError
 
-__all__ = ["Answer", "Failure", "Job", "Specification", "begin"]
+__all__ = ["Answer", "Failure", "Specification", "begin"]
 
 MAX_OUTPUT = 20_000
-
-
-@dataclass(frozen=True)
-class JobTask:
-    """One exercise to judge: its program, or the state that says why there is none."""
-
-    name: str
-    seconds: float
-    needs: tuple[str, ...]
-    gpu: bool
-    state: str
-    message: str
-    segments: list[dict[str, Any]]
-    future: list[str]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One submission as the judge's kernel gets it: a JSON file that only the judge's user can read."""
-
-    seed: int
-    gpu: bool
-    results: str
-    tasks: tuple[JobTask, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> Job:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        tasks = tuple(JobTask(**task | {"needs": tuple(task["needs"])}) for task in data.pop("tasks"))
-        return cls(tasks=tasks, **data)
-
-    def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
 @dataclass

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from checker.sandbox.base import SandboxBroken, SandboxTimeout
-from checker.sandbox.process import ProcessSandbox, SandboxConfig
+from checker.sandbox.config import SandboxConfig
+from checker.sandbox.process import ProcessSandbox
 
 __all__ = ["SandboxPool", "SandboxUnavailable"]
 

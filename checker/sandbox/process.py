@@ -8,32 +8,21 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import psutil
 
 from checker.sandbox.base import Sandbox
-from checker.sandbox.confinement import Confinement, Limits, Method, command
+from checker.sandbox.config import SandboxConfig
+from checker.sandbox.confinement import Confinement, Limits, command
 
-__all__ = ["ProcessSandbox", "SandboxConfig"]
+__all__ = ["ProcessSandbox"]
 
 _LABKIT = Path(__file__).resolve().parent.parent.parent / "labkit"
 _INSIDE = Path("/opt/gradlab/labkit")
 _FIRST_UID = 0x4000_0000
 _numbers = itertools.count()
-
-
-@dataclass(frozen=True)
-class SandboxConfig:
-    """How learner code is confined in a check; sizes in MiB, output in KiB."""
-
-    method: Method = "bubblewrap"
-    memory_mb: int = 2048
-    processes: int = 64
-    scratch_mb: int = 64
-    output_kb: int = 256
 
 
 class ProcessSandbox(Sandbox):
