@@ -71,6 +71,7 @@ class _Child:
         self._argv = ["setpriv", "--pdeathsig", "TERM", *argv]
         self._env = env | {PART: name}
         logs.mkdir(parents=True, exist_ok=True)
+        logs.chmod(0o700)
         if self.log.exists():
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
         self.start()

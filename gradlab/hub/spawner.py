@@ -16,17 +16,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-from jupyterhub.spawner import LocalProcessSpawner, SpawnException
+from jupyterhub.spawner import LocalProcessSpawner
 from jupyterhub.utils import random_port
+from tornado.web import HTTPError
 from traitlets import Any as AnyTrait
 
 from checker.sandbox.confinement import Confinement, Limits, Method, command, detect
@@ -52,6 +55,9 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
     """Starts ``jupyterhub-singleuser`` in the learner's home, confined; delivers the labs before."""
 
     settings = AnyTrait(help="gradlab.settings.Settings, set by gradlab.hub.config.").tag(config=True)
+
+    # Where kernels' sockets lie: a short path, for their names may have 107 characters at most.
+    _runtime_dir = "/tmp/jupyter"
 
     @property
     def method(self) -> Method:
@@ -100,8 +106,7 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
             "GRADLAB_PORTAL_URL": f"{public_url(self.settings)}/services/portal",
             MARKER: instance_of(self.settings),
         }
-        if self.method != "plain":  # /tmp is the server's own, so sockets and connection files leave nothing behind
-            env["JUPYTER_RUNTIME_DIR"] = "/tmp/jupyter"
+        env["JUPYTER_RUNTIME_DIR"] = self._runtime_dir
         return env
 
     def confinement(self) -> Confinement:
@@ -148,8 +153,14 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
         await self._wait_listening(port, log)
         return ("127.0.0.1", port)
 
+    def _make_runtime_dir(self) -> None:
+        """A folder of the learner's own below /tmp, which is shared where there are no mount namespaces."""
+        self._runtime_dir = tempfile.mkdtemp(prefix="gradlab-")
+        if os.getuid() == 0:
+            os.chown(self._runtime_dir, self.uid, self.uid)
+
     async def _wait_listening(self, port: int, log: Path) -> None:
-        """Return when the server listens; SpawnException with its last words if it ends instead.
+        """Return when the server listens; HTTPError with its last words if it ends instead.
 
         Every learner can listen on this machine's ports, and between choosing a port and listening on it seconds pass:
         where learners have user ids of their own, the one who listens must have this learner's.
@@ -158,12 +169,11 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
             if self.proc is None or self.proc.poll() is not None:
                 words = tail(log)
                 self.log.error("The server of %s ended while it started:\n%s", self.user.name, words)
-                raise SpawnException(f"Your server ended while it started. Its last words: {words}", reason="exited")
+                raise HTTPError(500, f"Your server ended while it started. Its last words: {words}")
             await asyncio.sleep(0.05)
         if listener != self.uid:
-            raise SpawnException(
-                f"Port {port} of your server was taken by somebody else's process. Start your server again.",
-                reason="port",
+            raise HTTPError(
+                500, f"Port {port} of your server was taken by somebody else's process. Start your server again."
             )
 
     async def poll(self) -> int | None:
@@ -188,12 +198,15 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
         find = functools.partial(_left, self.proc.pid, family, self.uid)
         await asyncio.get_running_loop().run_in_executor(None, functools.partial(end_all, find, seconds=5))
         await self.poll()
+        if self.method == "plain":
+            shutil.rmtree(self._runtime_dir, ignore_errors=True)
 
     def _prepare(self) -> None:
         """Make the home and deliver the labs. A lab that cannot be delivered must not keep a learner out."""
         with open_home(self.settings.homes_dir, self.user.name, self.uid) as home:
             if self.method == "plain":
                 _link_labkit(self.settings)
+                self._make_runtime_dir()
             try:
                 labs, store = _library(self.settings)
                 for done in deliver(home, self.uid, self.user.name, labs, store, now=time.time()):
