@@ -202,7 +202,9 @@ def _exercise_html(result: Mapping[str, Any], answer: Mapping[str, str] | None, 
         f" · <b>{_escape(result['exercise'])}</b>"
         f' <span style="color: {_QUIET}">· {_points(result["points"], result["max_points"])}</span>'
     )
-    body = _message_html(_own_message(result) or meaning)
+    # In a list "not attempted" needs no more words.
+    told = _own_message(result) or ("" if result["outcome"] == "not attempted" and not open_ else meaning)
+    body = _message_html(told)
     body += "".join(_check_html(line) for line in result["checks"])
     if result["output"].strip():
         body += _quiet("Your code printed:") + _preformatted(result["output"])
