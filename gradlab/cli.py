@@ -123,7 +123,7 @@ def verify(
         print(f"{report.lab.slug}: {word} ({report.seconds:.1f} s)", file=sys.stderr)
 
     with _judge(settings, warm=True) as judge:
-        reports = prove(course, judge, wanted, seeds=range(1, seeds + 1), told=told)
+        reports = prove(course, judge, wanted, seeds=range(1, seeds + 1), workers=settings.check_workers, told=told)
     result = report_data(course, reports)
     _show(result, as_json, lambda: labs_view(result))
     raise typer.Exit(0 if all(report.proven for report in reports) else 1)
