@@ -41,7 +41,8 @@ __all__ = ["serve"]
 
 PORTAL = (sys.executable, "-m", "gradlab.cli", "portal")
 _READY_SECONDS = 120
-_STOP_SECONDS = 8
+_HUB_STOP_SECONDS = 8  # learners' servers end their kernels
+_PORTAL_STOP_SECONDS = 2  # it may be killed at any time: submissions without a verdict are judged at the next start
 
 
 def serve(settings: Settings, *, portal: Sequence[str] = PORTAL) -> int:
@@ -189,8 +190,11 @@ class _Supervisor:
         _say("Stopping …")
         for child in (self._hub, self._portal):
             child.end()
-        deadline = time.monotonic() + _STOP_SECONDS
-        while not (self._hub.ended and self._portal.ended) and self._signals < 2 and time.monotonic() < deadline:
+        begun = time.monotonic()
+        patience = ((self._hub, _HUB_STOP_SECONDS), (self._portal, _PORTAL_STOP_SECONDS))
+        while self._signals < 2 and any(
+            not child.ended and time.monotonic() < begun + seconds for child, seconds in patience
+        ):
             time.sleep(0.05)
         left = end_all(lambda: _ours(self._settings), seconds=10)
         for child in (self._hub, self._portal):

@@ -209,7 +209,7 @@ def test_limits_only_still_keep_user_ids_and_the_servers_files_apart(
         assert kernel.run(read.format(str(settings.state_dir / name))).strip() == "refused", name
     kernel.run("import subprocess; p = subprocess.Popen(['setsid', 'env', '-i', 'sleep', '4322'])")
     kernel.close()
-    sleepers = [p for p in psutil.process_iter() if p.cmdline() == ["sleep", "4322"]]
+    sleepers = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "4322"]]
     assert len(sleepers) == 1
     person.stop_server()
     assert gone(sleepers)
