@@ -10,7 +10,8 @@ import ast
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from typing import Any, Literal
 
 import jupytext
@@ -112,12 +113,13 @@ def solved_notebook(lab: Lab) -> str:
     return text
 
 
-def mistaken_notebook(lab: Lab, mistake: Mistake) -> str:
-    """The solved notebook in which one exercise's cell holds a known mistake instead."""
+def mistaken_notebook(lab: Lab, *mistakes: Mistake) -> str:
+    """The solved notebook in which some exercises' cells hold a known mistake instead, at most one each."""
+    sources = {mistake.exercise: mistake.source for mistake in mistakes}
     notebook = nbformat.reads(solved_notebook(lab), as_version=4)
     for cell in notebook.cells:
-        if cell.metadata.get("exercise") == mistake.exercise:
-            cell.source = mistake.source
+        if (name := cell.metadata.get("exercise")) in sources:
+            cell.source = sources[name]
     text: str = nbformat.writes(notebook)
     return text
 
@@ -158,16 +160,24 @@ def verify_lab(course: Course, judge: Judging, lab: Lab, *, seeds: Sequence[int]
     """Prove one lab. ``workers`` notebooks are judged at a time."""
     started = time.monotonic()
     problems = list(_problems(course, lab))
-    trials = [_blank(lab, seeds[0])]
+    trials, alone = [_blank(lab, seeds[0])], {}
     try:
         solved = solved_notebook(lab)
     except CourseError as error:
         problems.append(str(error))
     else:
         trials += [_reference(lab, solved, seed) for seed in seeds]
-        trials += [_mistake(lab, mistake, seeds[0]) for mistake in lab.mistakes]
+        trials += [_mistakes(lab, together, seeds[0], None) for together in _rounds(lab)]
+        alone = {mistake.name: _mistakes(lab, [mistake], seeds[0], mistake.exercise) for mistake in lab.mistakes}
     with ThreadPoolExecutor(workers) as executor:
-        proofs = [proof for found in executor.map(lambda trial: _try(judge, lab, trial), trials) for proof in found]
+
+        def prove(trials: Iterable[_Trial]) -> list[Proof]:
+            return [proof for found in executor.map(lambda trial: _try(judge, lab, trial), trials) for proof in found]
+
+        first = prove(trials)
+        # A mistake may fail only for its company (what builds on it, a helper of the same name): alone it counts.
+        again = [proof for proof in first if proof.kind == "mistake" and not proof.ok]
+        proofs = [proof for proof in first if proof not in again] + prove(alone[proof.name] for proof in again)
     return LabReport(lab, tuple(proofs), tuple(problems), round(time.monotonic() - started, 2))
 
 
@@ -201,19 +211,28 @@ def _reference(lab: Lab, solved: str, seed: int) -> _Trial:
     return _Trial(solved, None, seed, prove)
 
 
-def _mistake(lab: Lab, mistake: Mistake, seed: int) -> _Trial:
-    path = lab.solution.parent / "mistakes" / f"{mistake.name}.py"
+def _rounds(lab: Lab) -> list[list[Mistake]]:
+    """The mistakes in as few notebooks as possible: the first of every exercise, then the second of every one, …"""
+    of_each = [[mistake for mistake in lab.mistakes if mistake.exercise == exercise.name] for exercise in lab.exercises]
+    return [[m for m in together if m is not None] for together in zip_longest(*of_each)]
 
+
+def _mistakes(lab: Lab, mistakes: Sequence[Mistake], seed: int, only: str | None) -> _Trial:
     def prove(verdict: Verdict) -> list[Proof]:
-        remedy = f"Let a check in {lab.checks} recognise it, or correct '# outcome:' in {path}."
-        exercise = lab.exercise(mistake.exercise)
-        proof = _proof(exercise, "mistake", mistake.name, seed, mistake.outcome, verdict, remedy)
-        if not proof.ok or proof.outcome == Outcome.SKIPPED or mistake.says in _read_by_learner(verdict, exercise.name):
-            return [proof]
-        remedy = f"The learner does not read {mistake.says!r}. Say so in a check, or correct '# says:' in {path}."
-        return [Proof(**asdict(proof) | {"ok": False, "remedy": remedy})]
+        return [_mistake_proof(lab, mistake, seed, verdict) for mistake in mistakes]
 
-    return _Trial(mistaken_notebook(lab, mistake), mistake.exercise, seed, prove)
+    return _Trial(mistaken_notebook(lab, *mistakes), only, seed, prove)
+
+
+def _mistake_proof(lab: Lab, mistake: Mistake, seed: int, verdict: Verdict) -> Proof:
+    path = lab.solution.parent / "mistakes" / f"{mistake.name}.py"
+    remedy = f"Let a check in {lab.checks} recognise it, or correct '# outcome:' in {path}."
+    exercise = lab.exercise(mistake.exercise)
+    proof = _proof(exercise, "mistake", mistake.name, seed, mistake.outcome, verdict, remedy)
+    if not proof.ok or proof.outcome == Outcome.SKIPPED or mistake.says in _read_by_learner(verdict, exercise.name):
+        return proof
+    remedy = f"The learner does not read {mistake.says!r}. Say so in a check, or correct '# says:' in {path}."
+    return replace(proof, ok=False, remedy=remedy)
 
 
 def _proof(exercise: Exercise, kind: Kind, name: str, seed: int, expected: str, verdict: Verdict, remedy: str) -> Proof:

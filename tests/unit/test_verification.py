@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,29 @@ def test_a_sound_lab_is_proven(folder: CourseFolder) -> None:
     ]
 
 
-def test_a_mistake_is_judged_with_its_exercise_alone(folder: CourseFolder) -> None:
+def test_mistakes_of_different_exercises_share_a_notebook(folder: CourseFolder) -> None:
     course = folder.load()
     judge = KnowingJudge(course.labs[0])
     verify_lab(course, judge, course.labs[0], seeds=(5,), workers=1)
-    assert [only for only, _ in judge.calls].count("double") == 2
-    assert [only for only, _ in judge.calls].count("rank_of") == 2
-    assert {seed for _, seed in judge.calls} == {5}
+    # The blank, the reference, and two rounds of one mistake an exercise.
+    assert judge.calls == [(None, 5)] * 4
+
+
+def test_a_mistake_that_fails_in_company_is_judged_alone_and_that_counts(folder: CourseFolder) -> None:
+    course = folder.load()
+    lab = course.labs[0]
+
+    class CompanyMatters(KnowingJudge):
+        def check(self, assignment: Assignment, notebook: bytes, *, only: str | None = None, seed: int) -> Verdict:
+            verdict = super().check(assignment, notebook, only=only, seed=seed)
+            if only is not None or "double_half" not in {self.kinds[text] for text in answers(notebook).values()}:
+                return verdict
+            disturbed = [replace(result, outcome=Outcome.SKIPPED) for result in verdict.results]
+            return replace(verdict, results=tuple(disturbed))
+
+    judge = CompanyMatters(lab)
+    assert verify_lab(course, judge, lab, seeds=(5,), workers=1).proven
+    assert sorted(only for only, _ in judge.calls if only) == ["double", "rank_of"]
 
 
 @pytest.mark.parametrize(
