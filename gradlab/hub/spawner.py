@@ -121,10 +121,25 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
             shm_mb=_SHM_MB,
             uid=self.uid,
             network=True,
-            read_only=((ROOT / "labkit", LABKIT / "labkit"),),
+            read_only=((ROOT / "labkit", LABKIT / "labkit"), *self._accounts()),
             writable=((self.home, self.home_inside),),
             chdir=self.home_inside,
         )
+
+    def _accounts(self) -> tuple[tuple[Path, Path], ...]:
+        """The learner's own name for their user id, instead of "I have no name!" at every prompt.
+
+        Only bubblewrap mounts a file over one that is there already.
+        """
+        if self.method != "bubblewrap":
+            return ()
+        file = self.settings.state_dir.resolve() / "accounts" / self.user.name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(
+            f"root:x:0:0::/:/bin/sh\n{self.user.name}:x:{self.uid}:{self.uid}::{self.home_inside}:/bin/bash\n"
+        )
+        file.chmod(0o644)
+        return ((file, Path("/etc/passwd")),)
 
     def command_line(self) -> list[str]:
         server = [sys.executable, "-m", "jupyterhub.singleuser", *self.get_args()]

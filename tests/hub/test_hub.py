@@ -148,6 +148,7 @@ def test_a_terminal_runs_bash_in_the_home(ada: Person) -> None:
             kind, *rest = json.loads(socket.recv())
             seen += rest[0] if kind == "stdout" else ""
         assert ":5." in seen
+        assert "no name" not in seen
     finally:
         socket.close()
 
