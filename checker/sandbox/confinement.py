@@ -192,6 +192,7 @@ def _unshare(confinement: Confinement) -> list[str]:
     root = _mount_point([outside for outside, _ in (*pairs, *confinement.read_only, *confinement.writable)])
     steps = [
         "set -e",
+        "umask 022",  # the server's own is stricter, and learner code has another user id than the folders made here
         "PATH=$PATH:/usr/sbin:/sbin",  # pivot_root
         "mount --make-rprivate /",
         f"mount -t tmpfs -o size=1m,mode=755 gradlab {root}",

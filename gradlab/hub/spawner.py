@@ -160,6 +160,7 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=0o022,
         )
         self.pid = self.proc.pid
         assert self.proc.stdout is not None

@@ -222,6 +222,23 @@ def test_limits_only_still_keep_user_ids_and_the_servers_files_apart(
     assert gone(running)
 
 
+def test_unshare_hides_the_server_as_bubblewrap_does(settings: Settings, servers: list[Any], require: Require) -> None:
+    require("unshare")
+    server = start(settings.model_copy(update={"sandbox": "unshare"}))
+    servers.append(server)
+    assert "Warning: learners' code is confined without bubblewrap: util-linux unshare" in server.said()
+    person = server.log_in("ada")
+    person.start_server()
+    kernel = person.kernel()
+    seen = kernel.run("import os; print(lab.__name__, os.listdir('/home'), os.listdir('/opt/gradlab'))")
+    assert seen.strip() == "labkit ['ada'] ['labkit']"
+    assert kernel.run(f"print(os.path.exists({str(settings.state_dir)!r}))").strip() == "False"
+    kernel.close()
+    running = server.processes()
+    assert server.stop() == 0
+    assert gone(running)
+
+
 def test_an_ordinary_user_needs_no_root(public_folder: Path, servers: list[Any], require: Require) -> None:
     require("root")  # to become somebody else
     uid = 54_321
