@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 
 import pytest
@@ -38,15 +39,16 @@ def _lacks(name: str) -> str:
 @pytest.fixture(scope="session")
 def require() -> Require:
     """``require("bubblewrap")``: skip the test where that is missing, or fail it where CI was to provide it."""
+    return partial(demand, required=os.environ.get("TEST_REQUIRE", ""))
 
-    def check(name: str) -> None:
-        reason = _lacks(name)
-        if reason and name in os.environ.get("TEST_REQUIRE", "").split(","):
-            pytest.fail(f"{name} was prepared for (TEST_REQUIRE) and is not usable: {reason}", pytrace=False)
-        if reason:
-            pytest.skip(f"needs {name}: {reason}")
 
-    return check
+def demand(name: str, *, required: str) -> None:
+    """Skip for want of ``name``, or fail if it is one of ``required`` (names separated by commas)."""
+    reason = _lacks(name)
+    if reason and name in required.split(","):
+        pytest.fail(f"{name} was prepared for (TEST_REQUIRE) and is not usable: {reason}", pytrace=False)
+    if reason:
+        pytest.skip(f"needs {name}: {reason}")
 
 
 def pytest_report_header() -> list[str]:
