@@ -7,6 +7,7 @@ the request itself cannot be met. Heavy modules are imported inside the commands
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -209,6 +210,7 @@ def _judge(settings: Settings, *, warm: bool = False) -> Iterator[Judge]:
     from checker.engine import Judge
     from gradlab.checks import judge_config
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of judge.close()
     config = judge_config(settings)
     judge = Judge(config if warm else replace(config, pool=0))
     try:

@@ -132,6 +132,38 @@ def test_a_mistake_that_fails_in_company_is_judged_alone_and_that_counts(folder:
     assert sorted(only for only, _ in judge.calls if only) == ["double", "rank_of"]
 
 
+def test_mistakes_of_exercises_that_do_not_build_on_each_other_share_a_notebook(folder: CourseFolder) -> None:
+    replace_in(folder.hidden / "exercises.toml", 'needs = ["rank_of"]', "")
+    course = folder.load()
+    judge = KnowingJudge(course.labs[0])
+    report = verify_lab(course, judge, course.labs[0], seeds=(5,), workers=1)
+    assert report.proven
+    assert judge.calls == [(None, 5)] * 4  # blank, reference, and two notebooks with two mistakes each
+    assert len([proof for proof in report.proofs if proof.kind == "mistake"]) == 4
+
+
+def test_a_mistake_that_is_not_recognised_in_company_is_judged_alone(folder: CourseFolder) -> None:
+    replace_in(folder.hidden / "exercises.toml", 'needs = ["rank_of"]', "")
+    course = folder.load()
+    lab = course.labs[0]
+
+    class Confused(KnowingJudge):
+        """Fails to recognise anything in a notebook with two mistakes."""
+
+        def check(self, assignment: Assignment, notebook: bytes, *, only: str | None = None, seed: int) -> Verdict:
+            kinds = {self.kinds[source] for source in answers(notebook).values()}
+            if len(kinds - {"reference", "blank"}) > 1:
+                self.calls.append((only, seed))
+                raise RuntimeError("two at once")
+            return super().check(assignment, notebook, only=only, seed=seed)
+
+    judge = Confused(lab)
+    assert verify_lab(course, judge, lab, seeds=(5,), workers=1).proven
+    assert sorted(only for only, _ in judge.calls if only) == ["double", "double", "rank_of", "rank_of"]
+    judge = Confused(lab, {"double_half": (Outcome.PASSED, "")})
+    assert [proof.name for proof in failed(verify_lab(course, judge, lab, seeds=(5,), workers=1))] == ["double_half"]
+
+
 @pytest.mark.parametrize(
     ("override", "kind", "outcome", "remedy"),
     [
