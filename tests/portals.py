@@ -202,9 +202,7 @@ class Running:
 
     def _client(self, headers: dict[str, str]) -> httpx.Client:
         # Without TLS there is nothing to verify, and reading the certificates takes longer than most tests.
-        return httpx.Client(
-            base_url=self.url + PREFIX, headers=headers, trust_env=False, timeout=30, verify=False
-        )
+        return httpx.Client(base_url=self.url + PREFIX, headers=headers, trust_env=False, timeout=30, verify=False)
 
     def login(self, client: httpx.Client, name: str, page: str = "") -> httpx.Response:
         """Follow the login through the Hub, as a browser does, to the page it began with."""

@@ -104,9 +104,7 @@ class HubClient:
                 f"The token of {model.get('name')!r} is not meant for this page: it must be a person's and hold the "
                 f"scope {wanted}. Log in through the portal, or ask whoever runs this server.",
             )
-        role: Literal["learner", "instructor"] = (
-            "instructor" if INSTRUCTORS in model.get("groups", ()) else "learner"
-        )
+        role: Literal["learner", "instructor"] = "instructor" if INSTRUCTORS in model.get("groups", ()) else "learner"
         return Visitor(str(model["name"]), role)
 
     def authorize_url(self, state: str, verifier: str) -> str:

