@@ -259,7 +259,7 @@ ENDINGS = {
         "killed",
         "ended",
     ),
-    "missing": ("enrgy = 1", "not attempted", "energy is not defined anywhere"),
+    "missing": ("enrgy = 1", "not attempted", "is not defined anywhere"),
     "not a function": ("energy = 7", "error in your code", "'int' object is not callable"),
 }
 
