@@ -14,11 +14,18 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 
+import hypothesis
 import pytest
 
 from checker.sandbox.confinement import detect
 from tests.courses import write_course
 from tests.servers import RunningServer, settings_for, start
+
+# A property is right or wrong, however busy the machine is.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 Require = Callable[[str], None]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.conftest import Require
+
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -24,12 +26,10 @@ PATIENCE_MS = 90_000
 NewPage = Callable[[BrowserContext | None], Page]
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """One Chromium for the session."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
+@pytest.fixture(scope="module")
+def browser(require: Require) -> Iterator[Browser]:
+    """One Chromium for a file, and gone after it: while Playwright is there, no other event loop can run."""
+    require("chromium")
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
