@@ -6,6 +6,8 @@ and the results that the kernel wrote are read back and made complete: no result
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import tempfile
 import time
@@ -71,6 +73,11 @@ def read_notebook(data: bytes, assignment: Assignment) -> Notebook:
     return _read_notebook(data, [name for task in assignment.tasks for name in task.defines])
 
 
+@functools.lru_cache(maxsize=64)
+def _read_template(assignment: Assignment) -> Notebook:
+    return read_notebook(assignment.template.encode(), assignment)
+
+
 class Judge:
     """Gives verdicts; thread-safe. :meth:`warm` starts judges ahead, :meth:`close` ends every process."""
 
@@ -95,7 +102,7 @@ class Judge:
         started = time.monotonic()
         tasks = _selected(assignment.tasks, only)
         learner = read_notebook(notebook, assignment)
-        template = read_notebook(assignment.template.encode(), assignment)
+        template = _read_template(assignment)
         programs = {task.name: extract(learner, task.name, task.defines, template) for task in tasks}
         if any(program.state == "ready" for program in programs.values()):
             results, report = self._run(assignment, tasks, programs, seed)
@@ -142,8 +149,7 @@ class Judge:
             # PapermillExecutionError, a dead kernel, a timeout: whatever it is, it is not the learner's doing.
             return f"The checker notebook failed: {type(error).__name__}: {_last_line(error)}", ""
         finally:
-            self._kernels.discard(kernel)
-            self.warm()
+            self._kernels.retire(kernel)
 
 
 def _selected(tasks: tuple[Task, ...], only: str | None) -> tuple[Task, ...]:
@@ -210,6 +216,11 @@ def _result(task: Task, rows: list[dict[str, Any]], fault: str) -> Result:
 
 def _checker_notebook(path: Path) -> nbformat.NotebookNode:
     """The checker notebook, with a last cell that ends the sandbox and a ``parameters`` cell as papermill wants it."""
+    return copy.deepcopy(_read_checks(path, path.stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=64)
+def _read_checks(path: Path, _changed: int) -> nbformat.NotebookNode:
     notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     notebook.cells.append(nbformat.v4.new_code_cell("specification.close()"))

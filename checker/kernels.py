@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import KernelManager
 
@@ -39,15 +40,46 @@ class _JudgeSpecs(KernelSpecManager):  # type: ignore[misc]
         return KernelSpec(argv=argv, display_name="Gradlab judge", language="python")
 
 
+class _Client(BlockingKernelClient):  # type: ignore[misc]
+    """Connects while its kernel waits in the pool: finding out that nothing more is on its way takes 0.2 s."""
+
+    connected = False
+
+    def start_channels(self, *args: Any, **kwargs: Any) -> None:
+        if not self.connected:
+            super().start_channels(*args, **kwargs)
+
+    def wait_for_ready(self, timeout: float | None = None) -> None:
+        if not self.connected:
+            super().wait_for_ready(timeout=timeout)
+            self.connected = True
+
+
+class _Kernel(KernelManager):  # type: ignore[misc]
+    """A kernel and its one client, which papermill gets too."""
+
+    ended = False
+    _connection: _Client | None = None
+
+    def client(self, **_kwargs: Any) -> _Client:
+        if self._connection is None:
+            self._connection = super().client()
+        return self._connection
+
+    def disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.stop_channels()
+
+
 class KernelPool:
     """Up to ``size`` kernels wait; :meth:`take` never waits for a refill longer than a start takes. Thread-safe."""
 
     def __init__(self, config: SandboxConfig, size: int) -> None:
         self._config = config
         self._size = size
-        self._ready: queue.SimpleQueue[KernelManager] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[_Kernel] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._started: set[KernelManager] = set()
+        self._started: set[_Kernel] = set()
         self._coming = 0
         self._closed = False
         # One thread for good: jupyter_client leaves an event loop behind in every thread that starts a kernel.
@@ -62,7 +94,7 @@ class KernelPool:
             self._coming += missing
             self._refills.submit(self._refill, missing)
 
-    def take(self) -> KernelManager:
+    def take(self) -> _Kernel:
         """A kernel nobody used, warm if one waits, else started now. KernelUnavailable if that fails twice."""
         while (kernel := self._next_ready()) is not None:
             if kernel.is_alive():
@@ -73,7 +105,7 @@ class KernelPool:
         except Exception:
             return self._start()
 
-    def _next_ready(self) -> KernelManager | None:
+    def _next_ready(self) -> _Kernel | None:
         """A waiting kernel, or the next on its way; None if none is. Two cold starts at once are slower."""
         while True:
             with self._lock:
@@ -84,16 +116,26 @@ class KernelPool:
                 if not coming:
                     return None
 
-    def discard(self, kernel: KernelManager) -> None:
-        """End a kernel and its sandbox at once; nothing of it is of use any more."""
+    def retire(self, kernel: _Kernel) -> None:
+        """End a kernel that did its check, and start another; the caller waits for neither."""
+        _kill(kernel)
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._refills.submit(self.discard, kernel)
+        if closed:
+            self.discard(kernel)
+        self.warm()
+
+    def discard(self, kernel: _Kernel) -> None:
+        """End a kernel and its sandbox; nothing of it is of use any more."""
         with self._lock:
             self._started.discard(kernel)
-        provisioner = kernel.provisioner
-        pid = getattr(provisioner, "pid", None)
-        if pid:
-            # The kernel leads a process group; its sandbox, a session of its own, dies with its parent.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+            if kernel.ended:
+                return
+            kernel.ended = True
+        _kill(kernel)
+        kernel.disconnect()
         kernel.shutdown_kernel(now=True)
         kernel.cleanup_resources()
         shutil.rmtree(Path(kernel.connection_file).parent, ignore_errors=True)
@@ -118,18 +160,18 @@ class KernelPool:
             with self._lock:
                 closed = self._closed
                 if kernel is not None and not closed:
-                    self._ready.put(
-                        kernel
-                    )  # before it stops counting as coming: whoever waits must see one or the other
+                    # Before it stops counting as coming: whoever waits must see one or the other.
+                    self._ready.put(kernel)
                 self._coming -= 1
             if kernel is not None and closed:
                 self.discard(kernel)
 
-    def _start(self) -> KernelManager:
+    def _start(self) -> _Kernel:
         # Unix sockets in a private folder: no port that learner code on this machine could even connect to.
         folder = tempfile.mkdtemp(prefix="gradlab-kernel-")
-        kernel: Any = KernelManager(
+        kernel = _Kernel(
             kernel_name="judge",
+            client_factory=_Client,
             kernel_spec_manager=_JudgeSpecs(),
             transport="ipc",
             ip=f"{folder}/socket",
@@ -141,15 +183,20 @@ class KernelPool:
                 self._started.add(kernel)
             client = kernel.client()
             client.start_channels()
-            try:
-                client.wait_for_ready(timeout=_START_SECONDS)
-            finally:
-                client.stop_channels()
+            client.wait_for_ready(timeout=_START_SECONDS)
         except Exception as error:
             with contextlib.suppress(Exception):
                 self.discard(kernel)
             raise KernelUnavailable(f"The judge's kernel does not start: {error}") from error
         return kernel
+
+
+def _kill(kernel: _Kernel) -> None:
+    """The kernel leads a process group; its sandbox, a session of its own, dies with its parent."""
+    pid = getattr(kernel.provisioner, "pid", None)
+    if pid:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def _environment(config: SandboxConfig) -> dict[str, str]:
