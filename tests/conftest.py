@@ -27,7 +27,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("any machine")
 
-Require = Callable[[str], None]
+Require = Callable[..., None]
 
 
 def _lacks(name: str) -> str:
@@ -49,9 +49,12 @@ def require() -> Require:
     return partial(demand, required=os.environ.get("TEST_REQUIRE", ""))
 
 
-def demand(name: str, *, required: str) -> None:
-    """Skip for want of ``name``, or fail if it is one of ``required`` (names separated by commas)."""
-    reason = _lacks(name)
+def demand(name: str, reason: str | None = None, *, required: str) -> None:
+    """Skip for want of ``name``, or fail if it is one of ``required`` (names separated by commas).
+
+    ``reason`` says what is wrong with it (empty: nothing), if the test has found out for itself.
+    """
+    reason = _lacks(name) if reason is None else reason
     if reason and name in required.split(","):
         pytest.fail(f"{name} was prepared for (TEST_REQUIRE) and is not usable: {reason}", pytrace=False)
     if reason:

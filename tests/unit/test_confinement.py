@@ -27,6 +27,7 @@ import pytest
 from checker.sandbox import seal
 from checker.sandbox.confinement import Confinement, Limits, Method, command, describe, detect
 from gradlab.settings import ROOT
+from tests.conftest import Require
 from tests.judges import until
 
 # Of this process alone: processes are counted by user, and other tests run at the same time.
@@ -110,26 +111,28 @@ def _why_not(place: Place) -> str:
     return "" if done.stdout == '"ok"\n' else done.stderr.strip()[-200:] or f"exit status {done.returncode}"
 
 
-def places() -> Iterator[Any]:
-    for method in ("bubblewrap", "unshare", "plain"):
-        for ordinary in (False, True) if os.getuid() == 0 else (False,):
-            yield pytest.param(Place(method, ordinary), id=f"{method}-{'ordinary' if ordinary else 'own'}-user")
+def places(*methods: Method) -> list[Any]:
+    users = (False, True) if os.getuid() == 0 else (False,)
+    return [
+        pytest.param(Place(method, ordinary), id=f"{method}-{'ordinary' if ordinary else 'own'}-user")
+        for method in methods
+        for ordinary in users
+    ]
 
 
-@pytest.fixture(params=list(places()))
-def place(request: pytest.FixtureRequest) -> Place:
-    """Every method and user, skipped by name where the method does not work."""
+@pytest.fixture(params=places("bubblewrap", "unshare", "plain"))
+def place(request: pytest.FixtureRequest, require: Require) -> Place:
+    """Every method and user."""
+    require(request.param.method, _why_not(request.param))
     place: Place = request.param
-    if reason := _why_not(place):
-        who = "an ordinary user" if place.ordinary else "this user"
-        pytest.skip(f"{place.method} does not work here for {who}: {reason}")
     return place
 
 
-@pytest.fixture
-def isolating(place: Place) -> Place:
-    if not place.isolates:
-        pytest.skip("plain promises limits only")
+@pytest.fixture(params=places("bubblewrap", "unshare"))
+def isolating(request: pytest.FixtureRequest, require: Require) -> Place:
+    """Those that promise more than limits."""
+    require(request.param.method, _why_not(request.param))
+    place: Place = request.param
     return place
 
 

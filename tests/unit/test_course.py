@@ -208,10 +208,7 @@ def test_an_exercise_with_two_stub_cells_is_refused(folder: CourseFolder) -> Non
 
 
 def test_the_catalogue_of_this_course_is_sound() -> None:
-    labs = ROOT / "labs"
-    if not list(labs.glob("[0-9][0-9]_*.py")):
-        pytest.skip("this checkout has no labs yet")
-    course = Course.load(labs, ROOT / "checker" / "labs")
+    course = Course.load(ROOT / "labs", ROOT / "checker" / "labs")
     assert len(course.questions) > 100
     assert {question.topic for question in course.questions} == {topic.slug for topic in course.topics}
     orders = [topic.order for topic in course.topics]

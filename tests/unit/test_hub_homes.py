@@ -13,6 +13,7 @@ import pytest
 from gradlab.course import Lab
 from gradlab.hub.homes import Delivery, deliver, open_home
 from gradlab.store import Store
+from tests.conftest import Require
 from tests.courses import write_course
 
 UID = 123_456 if os.getuid() == 0 else os.getuid()
@@ -176,9 +177,10 @@ def test_a_failed_write_leaves_no_half_notebook(home: Home, lab: Lab, monkeypatc
     assert home.start(lab)[0].action == "written"
 
 
-def test_a_restored_home_gets_its_owner_back_without_following_links(home: Home, lab: Lab, tmp_path: Path) -> None:
-    if os.getuid() != 0:
-        pytest.skip("needs root: only root gives files away")
+def test_a_restored_home_gets_its_owner_back_without_following_links(
+    home: Home, lab: Lab, tmp_path: Path, require: Require
+) -> None:
+    require("root")  # nobody else gives files away
     outside = tmp_path / "outside"
     outside.write_text("the server's")
     (home.path / "folder").mkdir(parents=True)

@@ -79,6 +79,8 @@ def test_what_ci_prepared_must_not_be_skipped() -> None:
     with pytest.raises(pytest.fail.Exception, match=r"no-such-tool was prepared for \(TEST_REQUIRE\)"):
         demand("no-such-tool", required="bubblewrap,no-such-tool")
     demand("sh", required="sh")
+    with pytest.raises(pytest.fail.Exception, match=r"sh was prepared for .* and is not usable: found to be broken"):
+        demand("sh", "found to be broken", required="sh")
 
 
 def test_the_scripts_can_be_run() -> None:
