@@ -87,7 +87,6 @@ class Checks:
         self._clock = clock
         self._retry_seconds = retry_seconds
         self._lines: dict[str, _Line] = {}
-        self._open: dict[int, threading.Event] = {}
         self._judging: set[int] = set()
         self._listeners: list[Callable[[Event], None]] = []
         self._changed = threading.Condition()
@@ -106,10 +105,9 @@ class Checks:
 
     def resume(self) -> int:
         """Judge what was accepted before a crash or stop; returns how many submissions that is."""
-        found = [self._store.submission(number) for number in self._store.unjudged()]
-        pending = [submission for submission in found if submission is not None]
-        for submission in pending:
-            self._line_up(submission.id, submission.learner)
+        pending = self._store.unjudged()
+        for submission, learner in pending:
+            self._line_up(submission, learner)
         return len(pending)
 
     def _refuse(self, lab: str, notebook: bytes, only: str | None) -> None:
@@ -142,7 +140,6 @@ class Checks:
             line = self._lines.get(learner)
             if line is not None and submission in (line.running, line.waiting):
                 return
-            self._open[submission] = threading.Event()
             given_up = []
             if line is None:
                 line = self._lines[learner] = _Line(running=submission)
@@ -157,11 +154,8 @@ class Checks:
             self._give_up(given_up)
 
     def _give_up(self, numbers: Sequence[int]) -> None:
-        self._store.supersede(numbers)
-        for number in numbers:
-            found = self._store.submission(number)
-            if found is not None and found.state == "superseded":  # and not judged at the last moment
-                self._finish(Event("superseded", number, found.learner, found.lab))
+        for number, learner, lab in self._store.supersede(numbers):
+            self._tell(Event("superseded", number, learner, lab))
 
     def _start(self, learner: str, submission: int) -> None:
         if not self._closing.is_set():
@@ -196,22 +190,27 @@ class Checks:
     def _judge_and_store(self, number: int) -> None:
         submission = self._store.submission(number)
         if submission is None or submission.state != "accepted":
-            self._release(number)
             return
         verdict = self._verdict(submission)
         if verdict is None:
             return
         self._store.record(number, verdict.to_dict(), report=verdict.report, now=self._clock())
-        self._finish(Event("judged", number, submission.learner, submission.lab))
+        self._tell(Event("judged", number, submission.learner, submission.lab))
 
     def _verdict(self, submission: Submission) -> Verdict | None:
         """The judge's verdict, or one of our fault after the last try; None if the server stops meanwhile."""
+        lab = None
         try:
             lab = self._course.lab(submission.lab)
             if submission.only is not None:
                 lab.exercise(submission.only)
+            return self._tries(submission, lab)
         except CourseError as error:
             return verdict_of_our_fault(submission, None, f"the course has changed. {error}")
+        except NotebookError as error:  # it was readable when it was accepted
+            return verdict_of_our_fault(submission, lab, f"the lab has changed since. {error}")
+
+    def _tries(self, submission: Submission, lab: Lab) -> Verdict | None:
         verdict = None
         for attempt in range(1, TRIES + 1):
             if self._store.count_try(submission.id) > STARTS:
@@ -233,9 +232,8 @@ class Checks:
             verdict = self._judge.check(
                 assignment(lab), submission.notebook, only=submission.only, seed=submission.seed
             )
-        except NotebookError as error:
-            # It was readable when it was accepted, so the lab has changed since.
-            return verdict_of_our_fault(submission, lab, f"the lab has changed since. {error}")
+        except NotebookError:
+            raise
         except Exception:
             log.exception("The judge failed on submission %d (lab %s).", submission.id, lab.slug)
             return None
@@ -245,24 +243,6 @@ class Checks:
         return verdict
 
     # -- telling ---------------------------------------------------------------------------------------------------
-
-    def wait(self, submission: int, timeout: float) -> bool:
-        """Block until the submission is judged or superseded, at most ``timeout`` seconds; True if it is."""
-        deadline = time.monotonic() + timeout
-        while True:
-            with self._changed:
-                opened = self._open.get(submission)
-            left = deadline - time.monotonic()
-            if opened is not None and not opened.wait(max(left, 0.0)):
-                return False
-            found = self._store.submission(submission)
-            if found is None or found.state != "accepted":
-                return found is not None
-            if left <= 0 or self._closing.is_set():
-                return False
-            # Accepted a moment ago by another thread, or not resumed yet: look again soon.
-            with self._changed:
-                self._changed.wait(min(left, 0.2))
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call ``listener`` on every event, from whatever thread; returns what unsubscribes it."""
@@ -281,20 +261,6 @@ class Checks:
         self._closing.set()
         with self._changed:
             self._changed.wait_for(lambda: not self._judging, seconds)
-            for opened in self._open.values():
-                opened.set()
-            self._changed.notify_all()
-
-    def _finish(self, event: Event) -> None:
-        self._release(event.submission)
-        self._tell(event)
-
-    def _release(self, number: int) -> None:
-        with self._changed:
-            opened = self._open.pop(number, None)
-            self._changed.notify_all()
-        if opened is not None:
-            opened.set()
 
     def _tell(self, event: Event) -> None:
         with self._changed:
@@ -339,7 +305,7 @@ def judge_config(settings: Settings) -> JudgeConfig:
 
 
 def verdict_of_our_fault(submission: Submission, lab: Lab | None, reason: str) -> Verdict:
-    """Every exercise asked for is ``our fault``: no points, and no zero that counts. ``lab`` is None if it is gone."""
+    """Every exercise asked for is ``our fault``, which is no attempt. ``lab`` is None if it is gone."""
     message = OUR_FAULT.format(reason=reason)
     if lab is None:
         wanted = [(submission.only or submission.lab, 0)]

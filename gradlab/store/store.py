@@ -162,33 +162,41 @@ class Store:
             row = session.get(SubmissionRow, submission_id)
             return None if row is None else _submission(row)
 
-    def unjudged(self) -> list[int]:
-        """Ids of what was accepted and has no verdict, oldest first: what must be judged after a restart."""
+    def unjudged(self) -> list[tuple[int, str]]:
+        """Id and learner of what has no verdict yet, oldest first: what must be judged after a restart."""
+        columns = (SubmissionRow.id, SubmissionRow.learner)
         with self._session() as session:
-            query = select(SubmissionRow.id).where(SubmissionRow.state == "accepted").order_by(SubmissionRow.id)
-            return list(session.scalars(query))
+            query = select(*columns).where(SubmissionRow.state == "accepted").order_by(SubmissionRow.id)
+            return [(row.id, row.learner) for row in session.execute(query)]
 
     def count_try(self, submission_id: int) -> int:
         """Record that judging starts, and return the number of starts so far, this one included."""
         with self._session.begin() as session:
-            session.execute(
-                update(SubmissionRow).where(SubmissionRow.id == submission_id).values(tries=SubmissionRow.tries + 1)
-            )
-            return session.scalars(select(SubmissionRow.tries).where(SubmissionRow.id == submission_id)).one()
+            return session.scalars(
+                update(SubmissionRow)
+                .where(SubmissionRow.id == submission_id)
+                .values(tries=SubmissionRow.tries + 1)
+                .returning(SubmissionRow.tries)
+            ).one()
 
-    def supersede(self, submission_ids: Sequence[int]) -> None:
-        """Give up waiting submissions because the same learner sent a newer one. Judged ones are left alone."""
+    def supersede(self, submission_ids: Sequence[int]) -> list[tuple[int, str, str]]:
+        """Give up waiting submissions because the same learner sent a newer one. Judged ones are left alone.
+
+        Returns id, learner and lab of those given up.
+        """
         with self._session.begin() as session:
-            session.execute(
+            given_up = session.execute(
                 update(SubmissionRow)
                 .where(SubmissionRow.id.in_(submission_ids), SubmissionRow.state == "accepted")
                 .values(state="superseded")
+                .returning(SubmissionRow.id, SubmissionRow.learner, SubmissionRow.lab)
             )
+            return sorted((row.id, row.learner, row.lab) for row in given_up)
 
     def record(self, submission_id: int, verdict: Mapping[str, Any], *, report: str = "", now: float) -> bool:
         """Store a verdict (``Verdict.to_dict()`` of the judge). False, and nothing written, if it had one already."""
         with self._session.begin() as session:
-            changed = session.execute(
+            row = session.execute(
                 update(SubmissionRow)
                 .where(SubmissionRow.id == submission_id, SubmissionRow.state == "accepted")
                 .values(
@@ -197,10 +205,10 @@ class Store:
                     verdict=json.dumps(verdict, ensure_ascii=False),
                     report=zlib.compress(report.encode()),
                 )
-            )
-            if not changed.rowcount:  # type: ignore[attr-defined]
+                .returning(SubmissionRow.learner, SubmissionRow.lab)
+            ).one_or_none()
+            if row is None:
                 return False
-            row = session.get_one(SubmissionRow, submission_id)
             for result in verdict["results"]:
                 session.add(
                     ResultRow(
@@ -240,9 +248,9 @@ class Store:
     def cells(self, *, learner: str | None = None, lab: str | None = None) -> list[Cell]:
         """Where learners stand, exercise by exercise: all of them, or one learner's, or one lab's.
 
-        "Not attempted" and "skipped" results count neither as attempts nor as the last outcome.
+        "Not attempted", "skipped" and "our fault" count neither as attempts nor as the last outcome.
         """
-        real = ResultRow.outcome.not_in(("not attempted", "skipped"))
+        real = ResultRow.outcome.not_in(("not attempted", "skipped", "our fault"))
         keys = (ResultRow.learner, ResultRow.lab, ResultRow.exercise)
         best = select(
             *keys,

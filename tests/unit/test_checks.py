@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from checker.engine import NotebookError
 from checker.results import Outcome
 from gradlab.checks import STARTS, TRIES, Checks, Event, assignment
 from gradlab.course import Course
@@ -74,11 +75,16 @@ def state(store: Store, submission: int) -> str:
     return found.state
 
 
+def ended(checks: Checks, *numbers: int) -> None:
+    """Wait until these are judged or superseded."""
+    until(lambda: all(state(checks._store, number) != "accepted" for number in numbers))
+
+
 def test_an_accepted_notebook_gets_a_stored_verdict(make: Make, store: Store, notebook: bytes) -> None:
     judge = ScriptedJudge()
     checks = make(judge)
     number = checks.accept("ada", "tensors", notebook)
-    assert checks.wait(number, 20)
+    ended(checks, number)
     found = store.submission(number)
     assert found is not None
     assert (found.state, found.learner, found.notebook) == ("judged", "ada", notebook)
@@ -92,7 +98,7 @@ def test_the_seed_differs_between_submissions(make: Make, store: Store, notebook
     judge = ScriptedJudge()
     checks = make(judge)
     for _ in range(3):
-        assert checks.wait(checks.accept("ada", "tensors", notebook), 20)
+        ended(checks, checks.accept("ada", "tensors", notebook))
     seeds = [seed for _, _, seed, _ in judge.calls]
     assert len(set(seeds)) == 3
     assert all(0 <= seed < 2**31 for seed in seeds)
@@ -102,13 +108,13 @@ def test_the_submission_is_on_disk_before_the_judge_hears_of_it(make: Make, stor
     judge = ScriptedJudge()
     judge.gate.clear()
     number = make(judge).accept("ada", "tensors", notebook)
-    assert Store.open(str(store._engine.url)).unjudged() == [number]
+    assert Store.open(str(store._engine.url)).unjudged() == [(number, "ada")]
 
 
 def test_only_one_exercise_is_judged_when_asked_for(make: Make, store: Store, notebook: bytes) -> None:
     checks = make(ScriptedJudge())
     number = checks.accept("ada", "tensors", notebook, only="double")
-    assert checks.wait(number, 20)
+    ended(checks, number)
     found = store.submission(number)
     assert found is not None
     assert found.verdict is not None
@@ -144,12 +150,12 @@ def test_a_newer_notebook_takes_the_place_of_the_waiting_one(make: Make, store: 
     events: list[Event] = []
     checks.subscribe(events.append)
     first, second, third = (checks.accept("ada", "tensors", notebook) for _ in range(3))
-    assert checks.wait(second, 1)
+    ended(checks, second)
     assert state(store, second) == "superseded"
-    assert not checks.wait(first, 0)
+    assert state(store, first) == "accepted"
     judge.gate.set()
-    assert checks.wait(first, 20)
-    assert checks.wait(third, 20)
+    ended(checks, first)
+    ended(checks, third)
     assert (state(store, first), state(store, second), state(store, third)) == ("judged", "superseded", "judged")
     assert len(judge.calls) == 2
     until(lambda: len(events) == 6)
@@ -170,8 +176,8 @@ def test_one_learner_has_one_check_running_though_threads_are_free(make: Make, n
     other = checks.accept("bob", "tensors", notebook)
     until(lambda: judge.running == 2)
     judge.gate.set()
-    assert checks.wait(last, 20)
-    assert checks.wait(other, 20)
+    ended(checks, last)
+    ended(checks, other)
     assert judge.most == 2
 
 
@@ -183,7 +189,7 @@ def test_learners_run_in_parallel_up_to_the_executor_and_in_order(make: Make, no
     numbers = [checks.accept(name, "tensors", data) for name, data in marked.items()]
     until(lambda: judge.running == 2)
     judge.gate.set()
-    assert all(checks.wait(number, 20) for number in numbers)
+    ended(checks, *numbers)
     assert judge.most == 2
     order = [json.loads(data)["who"] for _, _, _, data in judge.calls]
     assert set(order[:2]) == {"ada", "bob"}
@@ -200,7 +206,7 @@ def test_many_threads_of_one_learner_leave_nothing_behind(make: Make, store: Sto
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(checks.wait(number, 20) for number in numbers)
+    ended(checks, *numbers)
     assert store.unjudged() == []
     assert state(store, max(numbers)) == "judged"
     assert {state(store, number) for number in numbers} <= {"judged", "superseded"}
@@ -210,7 +216,7 @@ def test_many_threads_of_one_learner_leave_nothing_behind(make: Make, store: Sto
 def test_a_fault_of_ours_is_tried_again(make: Make, store: Store, notebook: bytes, fault: Outcome | Exception) -> None:
     checks = make(ScriptedJudge([fault, fault]))
     number = checks.accept("ada", "tensors", notebook)
-    assert checks.wait(number, 20)
+    ended(checks, number)
     assert outcomes(store, number) == ["passed", "passed"]
     found = store.submission(number)
     assert found is not None
@@ -223,7 +229,7 @@ def test_after_three_faults_the_verdict_says_that_it_is_our_fault(
     judge = ScriptedJudge([RuntimeError("the kernel died")] * 5)
     checks = make(judge)
     number = checks.accept("ada", "tensors", notebook)
-    assert checks.wait(number, 20)
+    ended(checks, number)
     assert len(judge.calls) == TRIES == 3
     found = store.submission(number)
     assert found is not None
@@ -243,7 +249,7 @@ def test_a_judge_that_blames_itself_three_times_is_believed_and_its_words_stay_i
     judge = ScriptedJudge([Outcome.OUR_FAULT] * 3)
     checks = make(judge)
     number = checks.accept("ada", "tensors", notebook)
-    assert checks.wait(number, 20)
+    ended(checks, number)
     assert outcomes(store, number) == ["our fault", "our fault"]
     assert len(judge.calls) == 3
     found = store.submission(number)
@@ -257,8 +263,8 @@ def test_the_next_check_of_the_learner_runs_after_a_fault(make: Make, store: Sto
     checks = make(ScriptedJudge([RuntimeError("one"), RuntimeError("two"), RuntimeError("three")]))
     first = checks.accept("ada", "tensors", notebook)
     second = checks.accept("ada", "tensors", notebook)
-    assert checks.wait(first, 20)
-    assert checks.wait(second, 20)
+    ended(checks, first)
+    ended(checks, second)
     assert outcomes(store, first) == ["our fault", "our fault"]
     assert outcomes(store, second) == ["passed", "passed"]
 
@@ -275,10 +281,10 @@ def test_a_failing_database_ends_no_thread_and_loses_no_submission(
         patch.setattr(store, "record", full)
         first = checks.accept("ada", "tensors", notebook)
         until(lambda: "could not be judged; the next start tries again" in caplog.text)
-    assert store.unjudged() == [first]
+    assert store.unjudged() == [(first, "ada")]
     second = checks.accept("ada", "tensors", notebook)
-    assert checks.wait(second, 20)
-    assert checks.wait(first, 20)
+    ended(checks, second)
+    ended(checks, first)
     assert (state(store, first), state(store, second)) == ("superseded", "judged")
 
 
@@ -287,7 +293,7 @@ def test_resume_judges_what_a_crash_left(make: Make, store: Store, notebook: byt
     judge = ScriptedJudge()
     checks = make(judge)
     assert checks.resume() == 2
-    assert all(checks.wait(number, 20) for number in left)
+    ended(checks, *left)
     assert outcomes(store, left[0]) == ["passed", "passed"]
     assert {seed for _, _, seed, _ in judge.calls} == {7}
     assert checks.resume() == 0
@@ -297,7 +303,7 @@ def test_resume_keeps_one_running_and_one_waiting_per_learner(make: Make, store:
     left = [store.accept("ada", "tensors", notebook, seed=7, now=1.0)[0] for _ in range(3)]
     checks = make(ScriptedJudge())
     checks.resume()
-    assert all(checks.wait(number, 20) for number in left)
+    ended(checks, *left)
     assert [state(store, number) for number in left] == ["judged", "superseded", "judged"]
 
 
@@ -307,8 +313,8 @@ def test_a_lab_that_is_gone_at_resume_is_our_fault_and_does_not_loop(make: Make,
     judge = ScriptedJudge()
     checks = make(judge)
     checks.resume()
-    assert checks.wait(gone, 20)
-    assert checks.wait(renamed, 20)
+    ended(checks, gone)
+    ended(checks, renamed)
     assert outcomes(store, gone) == outcomes(store, renamed) == ["our fault"]
     found = store.submission(gone)
     assert found is not None
@@ -318,6 +324,23 @@ def test_a_lab_that_is_gone_at_resume_is_our_fault_and_does_not_loop(make: Make,
     assert store.unjudged() == []
 
 
+def test_a_notebook_that_the_changed_lab_does_not_know_is_our_fault_at_once(
+    make: Make, store: Store, notebook: bytes
+) -> None:
+    judge = ScriptedJudge([NotebookError("The notebook has no exercise of this lab in it.")])
+    checks = make(judge)
+    number = checks.accept("ada", "tensors", notebook)
+    ended(checks, number)
+    found = store.submission(number)
+    assert found is not None
+    assert found.verdict is not None
+    assert [result["message"] for result in found.verdict["results"]] == [
+        "This is our fault, not yours: the lab has changed since. The notebook has no exercise of this lab in it. "
+        "Nothing was scored; your instructor sees it. Your notebook is kept: run the check again later."
+    ] * 2
+    assert len(judge.calls) == 1
+
+
 def test_a_submission_that_kills_every_start_is_given_up(make: Make, store: Store, notebook: bytes) -> None:
     number = store.accept("ada", "tensors", notebook, seed=7, now=1.0)[0]
     for _ in range(STARTS):
@@ -325,31 +348,9 @@ def test_a_submission_that_kills_every_start_is_given_up(make: Make, store: Stor
     judge = ScriptedJudge()
     checks = make(judge)
     checks.resume()
-    assert checks.wait(number, 20)
+    ended(checks, number)
     assert outcomes(store, number) == ["our fault", "our fault"]
     assert judge.calls == []
-
-
-def test_wait_answers_for_the_past_and_for_the_unknown(make: Make, store: Store, notebook: bytes) -> None:
-    checks = make(ScriptedJudge())
-    number = checks.accept("ada", "tensors", notebook)
-    assert checks.wait(number, 20)
-    later = make(ScriptedJudge())
-    assert later.wait(number, 0)
-    assert not later.wait(number + 1, 5)
-    left = store.accept("ada", "tensors", notebook, seed=7, now=1.0)[0]
-    assert not later.wait(left, 0.05)
-
-
-def test_wait_called_before_the_resume_returns_after_it(make: Make, store: Store, notebook: bytes) -> None:
-    left = store.accept("ada", "tensors", notebook, seed=7, now=1.0)[0]
-    checks = make(ScriptedJudge())
-    answers: list[bool] = []
-    thread = threading.Thread(target=lambda: answers.append(checks.wait(left, 20)))
-    thread.start()
-    checks.resume()
-    thread.join(20)
-    assert answers == [True]
 
 
 def test_a_failing_or_unsubscribed_listener_disturbs_nobody(
@@ -367,7 +368,7 @@ def test_a_failing_or_unsubscribed_listener_disturbs_nobody(
     checks.subscribe(heard.append)
     unsubscribe()
     unsubscribe()
-    assert checks.wait(checks.accept("ada", "tensors", notebook), 20)
+    ended(checks, checks.accept("ada", "tensors", notebook))
     until(lambda: [event.kind for event in heard] == ["accepted", "judged"])
     assert gone == []
     assert "A listener failed" in caplog.text
@@ -380,16 +381,11 @@ def test_closing_leaves_what_is_not_judged_for_the_next_start(make: Make, store:
     running = checks.accept("ada", "tensors", notebook)
     waiting = checks.accept("ada", "tensors", notebook)
     until(lambda: judge.running == 1)
-    answers: list[bool] = []
-    thread = threading.Thread(target=lambda: answers.append(checks.wait(waiting, 30)))
-    thread.start()
     checks.close(seconds=0.05)
-    thread.join(5)
-    assert answers == [False]
     judge.gate.set()
     until(lambda: judge.running == 0)
     checks.close()
-    assert store.unjudged() == [running, waiting]
+    assert store.unjudged() == [(running, "ada"), (waiting, "ada")]
     with pytest.raises(
         SubmissionRefused, match=r"The server is stopping\. Run the check again in a minute\."
     ) as refusal:
@@ -443,11 +439,11 @@ def test_a_killed_server_owes_nobody_a_verdict_after_the_next_start(tmp_path: Pa
     assert "judging" in said
     store = Store.open(url)
     left = sorted(int(word) for word in said if word != "judging")
-    assert store.unjudged() == left
+    assert sorted(number for number, _ in store.unjudged()) == left
     with ThreadPoolExecutor(1) as executor:
         checks = Checks(folder.load(), store, ScriptedJudge(), executor, notebook_bytes=MIB)
         assert checks.resume() == 2
-        assert all(checks.wait(number, 20) for number in left)
+        ended(checks, *left)
         checks.close()
     assert [outcomes(store, number) for number in left] == [["passed", "passed"]] * 2
     store.close()

@@ -61,7 +61,7 @@ def test_migrations_make_exactly_the_tables(store: Store, url: str) -> None:
 def test_opening_again_keeps_everything(store: Store, url: str) -> None:
     number, _ = store.accept("ada", "tensors", b"{}", seed=1, now=1.0)
     again = Store.open(url)
-    assert again.unjudged() == [number]
+    assert again.unjudged() == [(number, "ada")]
     again.close()
 
 
@@ -115,7 +115,7 @@ def test_kill_9_right_after_accept_keeps_the_submission(url: str) -> None:
     assert child.returncode == -signal.SIGKILL
     number = int(child.stdout)
     store = Store.open(url)
-    assert store.unjudged() == [number]
+    assert [found for found, _ in store.unjudged()] == [number]
     found = store.submission(number)
     assert found is not None
     assert (found.notebook, found.seed, found.state, found.tries) == (b"notebook", 7, "accepted", 0)
@@ -156,7 +156,7 @@ def test_two_processes_see_and_accept_at_the_same_time(store: Store, url: str) -
     for child in children:
         out, err = child.communicate(timeout=200)
         assert (out, child.returncode) == ("done\n", 0), err
-    submissions = [store.submission(number) for number in store.unjudged()]
+    submissions = [store.submission(number) for number, _ in store.unjudged()]
     assert len(submissions) == 50
     assert {s.notebook.decode() for s in submissions if s} == {
         f"{n} {turn}" for n in ("one", "two") for turn in range(25)
@@ -225,7 +225,7 @@ def test_a_verdict_is_recorded_once_and_whole(store: Store) -> None:
 def test_what_is_judged_is_never_superseded_and_the_other_way_round(store: Store) -> None:
     done = judged(store, "ada", ("rank_of", "passed", 2))
     waiting, _ = store.accept("ada", "tensors", b"{}", seed=1, now=5.0)
-    store.supersede([done, waiting])
+    assert store.supersede([done, waiting]) == [(waiting, "ada", "tensors")]
     states = {number: found.state for number in (done, waiting) if (found := store.submission(number))}
     assert states == {done: "judged", waiting: "superseded"}
     assert not store.record(waiting, verdict(("rank_of", "failed", 0)), now=6.0)
@@ -268,6 +268,7 @@ def test_a_cell_keeps_the_best_points_and_the_latest_outcome(store: Store) -> No
 def test_what_was_not_tried_is_no_attempt_and_hides_no_outcome(store: Store) -> None:
     judged(store, "ada", ("rank_of", "failed", 0), now=1.0)
     judged(store, "ada", ("rank_of", "not attempted", 0), ("double", "skipped", 0), now=5.0)
+    judged(store, "ada", ("rank_of", "our fault", 0), ("double", "our fault", 0), now=6.0)
     (cell,) = store.cells()
     assert (cell.exercise, cell.attempts, cell.last_outcome, cell.last_at) == ("rank_of", 1, "failed", 2.0)
 
