@@ -49,8 +49,6 @@ def main() -> None:
     except GradlabError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 @app.command(epilog="\b\nExamples:\n  gradlab up\n  GRADLAB_PORT=8001 gradlab up")

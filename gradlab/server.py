@@ -17,7 +17,6 @@ import fcntl
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -34,7 +33,7 @@ from gradlab.errors import ServerError
 from gradlab.hub.config import PROXY_SCRIPT, portal_environment, public_url
 from gradlab.hub.environment import PART, Ports, instance_of, server_environment, uid_of
 from gradlab.hub.output import tail
-from gradlab.hub.processes import become_subreaper, end_all, marked, reap_adopted, tree
+from gradlab.hub.processes import become_subreaper, end_all, marked, port_fault, reap_adopted, tree
 from gradlab.settings import ROOT, Settings
 
 __all__ = ["serve"]
@@ -230,8 +229,14 @@ def _sweep(settings: Settings) -> int:
 def _check(settings: Settings) -> Method:
     """What must hold before anything is started. Returns the confinement method."""
     if not PROXY_SCRIPT.is_file():
-        raise ServerError(f"The proxy is not installed: {PROXY_SCRIPT} is missing. Run `make up`, which installs it.")
-    _check_port(settings)
+        raise ServerError(
+            f"The proxy is not installed: {PROXY_SCRIPT} is missing. Delete node_modules and run `make up`."
+        )
+    if fault := port_fault(settings.host, settings.port):
+        raise ServerError(
+            f"Port {settings.port} of {settings.host} cannot be used: {fault}. "
+            f"Choose another port: PORT={settings.port + 1} make up (or set GRADLAB_PORT)."
+        )
     try:
         method = detect(settings.sandbox)
     except RuntimeError as error:
@@ -256,28 +261,6 @@ def _check_python(settings: Settings, method: Method) -> None:
             "Install bubblewrap (sudo apt install bubblewrap), or put Gradlab and Python where every user may read, "
             "or start it as an ordinary user."
         )
-
-
-def _check_port(settings: Settings) -> None:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ServerError(
-                f"Port {settings.port} of {settings.host} cannot be used: {error.strerror}{_holder(settings.port)}. "
-                f"Choose another port: PORT={settings.port + 1} make up (or set GRADLAB_PORT)."
-            ) from None
-
-
-def _holder(port: int) -> str:
-    """Who listens there, as far as we may know."""
-    with suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
-                return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
-    return f" (`ss -ltnp 'sport = :{port}'` shows by whom)"
 
 
 @contextmanager

@@ -77,11 +77,6 @@ class Settings(BaseModel):
                 f"{key}={first['input']!r} is not usable: {first['msg']}. Change it in the environment or in .env."
             ) from None
 
-    @classmethod
-    def variables(cls) -> tuple[str, ...]:
-        """The environment variables, in the order of the fields."""
-        return tuple(PREFIX + name.upper() for name in cls.model_fields)
-
     @property
     def store_url(self) -> str:
         """The database as SQLAlchemy wants it."""
@@ -100,7 +95,11 @@ class Settings(BaseModel):
 
 def _read_env_file(path: Path) -> dict[str, str]:
     values: dict[str, str] = {}
-    for binding in parse_stream(StringIO(path.read_text(encoding="utf-8"))):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}. Save it as UTF-8, readable by this user.") from None
+    for binding in parse_stream(StringIO(text)):
         line = binding.original.string.strip()
         if binding.error or (binding.key is not None and binding.value is None):
             raise SettingsError(

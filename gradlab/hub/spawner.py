@@ -34,7 +34,6 @@ from traitlets import Any as AnyTrait
 
 from checker.sandbox.confinement import Confinement, Limits, Method, command, detect
 from gradlab.course import Course
-from gradlab.errors import GradlabError
 from gradlab.hub.config import public_url
 from gradlab.hub.environment import MARKER, instance_of, uid_of
 from gradlab.hub.homes import deliver, open_home
@@ -214,6 +213,11 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
         find = functools.partial(_left, self.proc.pid, family, self.uid)
         await asyncio.get_running_loop().run_in_executor(None, functools.partial(end_all, find, seconds=5))
         await self.poll()
+
+    async def run_post_stop_hook(self) -> None:
+        """JupyterHub calls this however a server ended; one that ended by itself may have left processes."""
+        find = functools.partial(owned_by, self.uid) if os.getuid() == 0 else list
+        await asyncio.get_running_loop().run_in_executor(None, functools.partial(end_all, find, seconds=5))
         if self.method == "plain":
             shutil.rmtree(self._runtime_dir, ignore_errors=True)
 
@@ -227,8 +231,8 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
                 labs, store = _library(self.settings)
                 for done in deliver(home, self.uid, self.user.name, labs, store, now=time.time()):
                     self.log.info("Lab %s of %s: %s %s", done.lab, self.user.name, done.action, done.filename)
-            except (GradlabError, OSError) as error:
-                self.log.error("Labs were not delivered to %s: %s", self.user.name, error)
+            except Exception as error:
+                self.log.exception("Labs were not delivered to %s: %s", self.user.name, error)
 
 
 @functools.cache
@@ -242,8 +246,11 @@ def _link_labkit(settings: Settings) -> None:
     folder = settings.state_dir / "python"
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
+    link, target = folder / "labkit", ROOT / "labkit"
+    if link.is_symlink() and link.readlink() != target:
+        link.unlink()  # Gradlab's own folder has moved
     with suppress(FileExistsError):
-        (folder / "labkit").symlink_to(ROOT / "labkit")
+        link.symlink_to(target)
 
 
 def _is_server(process: psutil.Process) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Engine, Integer, create_engine, event, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -91,18 +92,23 @@ class Store:
     @classmethod
     def open(cls, url: str) -> Store:
         """Connect and migrate. StoreError names the database and what to do."""
+        shown = url
         try:
             location = make_url(url)
+            shown = location.render_as_string(hide_password=True)
             if location.get_backend_name() == "sqlite" and location.database:
                 _make_file(Path(location.database))
             engine = create_engine(url)
             if engine.dialect.name == "sqlite":
                 event.listen(engine, "connect", _prepare_sqlite)
             _migrate(engine)
-        except (ArgumentError, SQLAlchemyError, OSError) as error:
-            shown = str(error).splitlines()[0]
+        except CommandError as error:
             raise StoreError(
-                f"The database {url!r} cannot be opened: {shown}. "
+                f"The database {shown!r} was made by a newer Gradlab: {error}. Run that version, or restore a backup."
+            ) from error
+        except (ArgumentError, SQLAlchemyError, OSError, ImportError) as error:
+            raise StoreError(
+                f"The database {shown!r} cannot be opened: {str(error).splitlines()[0]}. "
                 "Check GRADLAB_DATABASE_URL and the folder's permissions."
             ) from error
         return cls(engine)

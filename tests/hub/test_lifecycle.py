@@ -17,7 +17,7 @@ import pytest
 from gradlab.settings import Settings
 from tests.conftest import Require
 from tests.courses import write_course
-from tests.servers import RunningServer, launch, reachable, settings_for, start, until
+from tests.servers import SERVE, RunningServer, launch, reachable, settings_for, start, until
 
 pytestmark = pytest.mark.hub
 
@@ -129,6 +129,36 @@ def test_a_killed_portal_is_started_again(settings: Settings, servers: list[Any]
     assert child(server, "gradlab.cli portal").pid != portal.pid
 
 
+def test_a_portal_that_keeps_ending_ends_the_server(settings: Settings, servers: list[Any]) -> None:
+    server = start(settings.model_copy(update={"check_pool": 0}))
+    servers.append(server)
+    killed: set[int] = set()
+
+    def kill_the_next() -> bool:
+        for portal in server.processes():
+            if "gradlab.cli" in portal.cmdline() and portal.pid not in killed:
+                killed.add(portal.pid)
+                portal.kill()
+        return server.process.poll() is not None
+
+    until(kill_the_next, what="the server's end")
+    assert server.process.returncode == 1
+    assert len(killed) > 3
+    assert "The portal ended by itself (exit status -9). The last lines of" in server.said()
+    assert server.processes() == []
+
+
+def test_a_portal_that_never_answers_is_not_waited_for_for_ever(settings: Settings, servers: list[Any]) -> None:
+    impatient = SERVE.replace("try:", "import gradlab.server\ngradlab.server._READY_SECONDS = 5\ntry:")
+    script = impatient.replace("env_file=None)", 'env_file=None), portal=["sleep", "600"]')
+    server = launch(settings, script=script)
+    servers.append(server)
+    assert server.process.wait(timeout=60) == 1
+    said = server.said()
+    assert f"The portal did not answer at http://127.0.0.1:{settings.port} within 5 s. The last lines of" in said
+    assert server.processes() == []
+
+
 def test_without_its_hub_the_server_ends_and_shows_the_log(settings: Settings, servers: list[Any]) -> None:
     server = start(settings)
     servers.append(server)
@@ -217,6 +247,17 @@ def test_limits_only_still_keep_user_ids_and_the_servers_files_apart(
     assert len(sleepers) == 1
     person.stop_server()
     assert gone(sleepers)
+    # What a server that ends by itself leaves behind is ended too.
+    person.start_server()
+    kernel = person.kernel()
+    runtime = kernel.run("import os; print(os.environ['JUPYTER_RUNTIME_DIR'])").strip()
+    kernel.run("import subprocess; p = subprocess.Popen(['setsid', 'env', '-i', 'sleep', '4323'])")
+    kernel.close()
+    sleepers = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "4323"]]
+    assert len(sleepers) == 1
+    [singleuser] = [p for p in server.processes() if p.cmdline()[1:3] == ["-m", "jupyterhub.singleuser"]]
+    singleuser.kill()
+    until(lambda: gone(sleepers) and not Path(runtime).exists(), what="the end of what the server left", seconds=90)
     running = server.processes()
     assert server.stop() == 0
     assert gone(running)

@@ -130,11 +130,11 @@ WRONG: dict[str, tuple[Change, str]] = {
     "question twice": (replaced("questions.toml", 'id = "q011"', 'id = "q010"'), r"question id 'q010' is there twice"),
     "odd gpu": (
         replaced("questions.toml", 'gpu = "no"', 'gpu = "maybe"'),
-        r"gpu = 'maybe' is none of no, better, needed",
+        r"has gpu = 'maybe': Input should be 'no', 'better' or 'needed'\.",
     ),
     "empty text": (
         replaced("questions.toml", 'title = "Tensors"', 'title = " "'),
-        r"'title' must be a non-empty text, not ' '",
+        r"topic 'tensors' has title = ' ': String should have at least 1 character\.",
     ),
     "no labs": (
         lambda c: (c.labs / "04_tensors.py").unlink(),
@@ -172,7 +172,27 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "no answer": (
         replaced("exercises.toml", 'answer = "Arithmetic on tensors is elementwise."', ""),
-        r"'answer' must be a non-empty text, not None",
+        r"exercise 'double' has no 'answer'\.",
+    ),
+    "misspelt key": (
+        replaced("exercises.toml", "needs = ", "need = "),
+        r"exercise 'double' has a key 'need', which is none of name, title, points, .*needs",
+    ),
+    "text for a list": (
+        replaced("exercises.toml", 'needs = ["rank_of"]', 'needs = "rank_of"'),
+        r"exercise 'double' has needs = 'rank_of': Input should be a valid tuple\.",
+    ),
+    "text for a number": (
+        replaced("exercises.toml", "points = 3", 'points = "three"'),
+        r"exercise 'double' has points = 'three': Input should be a valid integer\.",
+    ),
+    "points below one": (
+        replaced("exercises.toml", "points = 3", "points = -3"),
+        r"exercise 'double' has points = -3: Input should be greater than or equal to 1\.",
+    ),
+    "no tables": (
+        lambda c: (c.hidden / "exercises.toml").write_text('exercise = "rank_of"'),
+        r"exercises\.toml: 'exercise' must be a list of tables, each beginning with \[\[exercise\]\]\.",
     ),
     "no stub": (
         replaced("04_tensors.py", '# %% exercise="double"', "# %%"),

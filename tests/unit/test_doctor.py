@@ -63,7 +63,7 @@ def test_packages_are_compared_with_the_lock(tmp_path: Path) -> None:
     found = doctor.packages(lock)
     assert found.status == "failed"
     assert found.value == f"typer is {metadata.version('typer')}, not ==0.0.1; no-such-package-at-all is missing"
-    assert found.remedy.startswith("Run `make up`")
+    assert found.remedy.startswith("Delete .venv and run `make up`")
     found = doctor.packages(tmp_path / "nowhere.lock")
     assert found.status == "failed"
     assert "nowhere.lock cannot be read: No such file or directory" in found.value
@@ -93,7 +93,7 @@ def test_the_proxy_really_starts_or_says_what_is_missing(tmp_path: Path, monkeyp
     monkeypatch.setattr(config, "PROXY_SCRIPT", tmp_path / "proxy.js")
     found = doctor.proxy()
     assert (found.status, found.value) == ("failed", f"{tmp_path / 'proxy.js'} is missing")
-    assert found.remedy == "Run `make up`, which installs it."
+    assert found.remedy == "Delete node_modules and run `make up`."
     (tmp_path / "proxy.js").write_text("throw new Error('half an installation')")
     found = doctor.proxy()
     assert found.status == "failed"

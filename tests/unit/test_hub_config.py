@@ -106,7 +106,6 @@ def test_the_portal_finds_its_address_and_token(settings: Settings) -> None:
     assert env["JUPYTERHUB_SERVICE_URL"] == "http://127.0.0.1:20003"
     assert env["JUPYTERHUB_API_URL"] == "http://127.0.0.1:20001/hub/api"
     assert env["JUPYTERHUB_API_TOKEN"] == credentials.portal_token
-    assert json.loads(env["JUPYTERHUB_OAUTH_ACCESS_SCOPES"]) == [PORTAL_SCOPE]
 
 
 def test_children_read_the_same_settings_from_any_folder(settings: Settings, tmp_path: Path) -> None:

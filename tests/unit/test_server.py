@@ -22,6 +22,7 @@ from gradlab.errors import ServerError, SettingsError
 from gradlab.hub.environment import MARKER, PART, Ports
 from gradlab.hub.processes import end_all, listening_uid, living, marked, owned_by, tree
 from gradlab.settings import Settings
+from tests.conftest import Require
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 Spawn = Callable[..., subprocess.Popen[bytes]]
@@ -89,7 +90,32 @@ def test_a_state_folder_that_cannot_be_made_is_named(settings: Settings, tmp_pat
 
 def test_a_missing_proxy_says_how_to_get_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "PROXY_SCRIPT", Path("/nowhere/configurable-http-proxy"))
-    with pytest.raises(ServerError, match=r"/nowhere/configurable-http-proxy is missing\. Run `make up`"):
+    with pytest.raises(
+        ServerError, match=r"/nowhere/configurable-http-proxy is missing\. Delete node_modules and run `make up`"
+    ):
+        server.serve(settings)
+
+
+def test_a_folder_that_learners_user_ids_cannot_reach_is_refused_without_namespaces(
+    settings: Settings, require: Require
+) -> None:
+    require("root")
+    settings.state_dir.mkdir()  # below pytest's folder, which is its owner's alone
+    with pytest.raises(ServerError) as caught:
+        server._check_python(settings, "plain")
+    said = str(caught.value)
+    assert "learners' servers run under user ids of their own, and these cannot read " in said
+    assert str(settings.state_dir) in said
+    assert (
+        "Install bubblewrap (sudo apt install bubblewrap), or put Gradlab and Python where every user may read" in said
+    )
+
+
+def test_what_an_earlier_run_left_and_cannot_be_ended_is_named(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "end_all", lambda find, seconds: [psutil.Process()])
+    with pytest.raises(ServerError, match=rf"left processes that cannot be ended: {os.getpid()}\. End them with `kill"):
         server.serve(settings)
 
 
@@ -148,6 +174,29 @@ def test_end_all_kills_what_ignores_sigterm_and_reports_what_stays(spawn: Spawn)
     begun = time.monotonic()
     assert end_all(lambda: [stubborn], seconds=0.1) == [stubborn]
     assert time.monotonic() - begun < 5
+
+
+ADOPT = """
+import os, subprocess, time, psutil
+from gradlab.hub.processes import become_subreaper, reap_adopted
+become_subreaper()
+own = subprocess.Popen(["true"])
+subprocess.run(["sh", "-c", "sleep 0.3 &"])
+[orphan] = [child for child in psutil.Process().children() if child.pid != own.pid]
+while orphan.status() != psutil.STATUS_ZOMBIE: time.sleep(0.01)
+own.wait()
+reap_adopted(set())
+print(orphan.is_running() and orphan.pid in psutil.pids())
+own = subprocess.Popen(["false"])
+while psutil.Process(own.pid).status() != psutil.STATUS_ZOMBIE: time.sleep(0.01)
+reap_adopted({own.pid})
+print(own.wait())
+"""
+
+
+def test_orphans_are_adopted_and_collected_and_our_own_children_left_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", ADOPT], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["False", "1"], done.stderr
 
 
 def test_processes_are_found_by_their_user_id(spawn: Spawn) -> None:

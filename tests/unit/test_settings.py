@@ -56,10 +56,17 @@ def test_a_half_written_file_names_the_line(tmp_path: Path, line: str) -> None:
     assert "Finish the line or delete it" in str(caught.value)
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes("# für alle\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"\.env cannot be read: 'utf-8' codec .* Save it as UTF-8"):
+        Settings.from_env({}, env_file=file)
+
+
 def test_env_example_lists_every_setting_in_order_with_its_default() -> None:
     text = (ROOT / ".env.example").read_text()
     listed = dict(re.findall(r"^(GRADLAB_\w+)=(.*)$", text, flags=re.MULTILINE))
-    assert tuple(listed) == Settings.variables()
+    assert [name.removeprefix("GRADLAB_").lower() for name in listed] == list(Settings.model_fields)
     assert Settings.from_env(listed, env_file=None) == Settings()
     for name, field in Settings.model_fields.items():
         written = listed[f"GRADLAB_{name.upper()}"]

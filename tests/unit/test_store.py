@@ -89,6 +89,22 @@ def test_a_file_that_is_no_database_is_named_and_left_alone(tmp_path: Path) -> N
     assert path.read_text() == "my notes, " * 200
 
 
+def test_a_database_of_a_newer_version_is_left_alone(store: Store, url: str) -> None:
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreError, match=r"was made by a newer Gradlab: .*'9999'.* Run that version, or restore"):
+        Store.open(url)
+
+
+def test_a_database_without_its_driver_is_named_without_its_password() -> None:
+    with pytest.raises(StoreError) as error:
+        Store.open("mysql+asyncmy://gradlab:secret@db.example/gradlab")
+    assert "The database 'mysql+asyncmy://gradlab:***@db.example/gradlab' cannot be opened: No module" in str(
+        error.value
+    )
+    assert "secret" not in str(error.value)
+
+
 # -- crashes and concurrency ---------------------------------------------------------------------------------------
 
 ACCEPT_AND_DIE = """

@@ -1,1 +1,1 @@
-"""Alembic's migrations. A new one: ``alembic -c gradlab/store/alembic.ini revision --autogenerate -m "…"``."""
+"""Alembic's migrations, run by ``Store.open``. A new one is a file in ``versions`` after the pattern of the last."""
