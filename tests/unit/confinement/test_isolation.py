@@ -7,133 +7,24 @@ ways through bubblewrap and unshare. ``plain`` promises limits only, so only tho
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from checker.sandbox import seal
-from checker.sandbox.confinement import Confinement, Limits, Method, command, describe, detect
+from checker.sandbox.confinement import Method, describe, detect
 from gradlab.settings import ROOT
-from tests.conftest import Require
 from tests.judges import until
-
-# Of this process alone: processes are counted by user, and other tests run at the same time.
-ORDINARY = 0x3000_0000 + os.getpid()
-CONFINED = 0x3800_0000 + os.getpid()
-
-# Builds the command as whoever runs it, then becomes it.
-DRIVER = """
-import json, os, sys
-from pathlib import Path
-from checker.sandbox.confinement import Confinement, Limits, command
-given = json.loads(sys.argv[1])
-pairs = {}
-for name in ("read_only", "writable"):
-    pairs[name] = tuple((Path(outside), Path(inside)) for outside, inside in given["confinement"].pop(name, ()))
-confinement = Confinement(limits=Limits(**given["limits"]), **given["confinement"], **pairs)
-argv = command(given["method"], confinement, given["argv"])
-os.execvpe(argv[0], argv, {"PATH": os.environ["PATH"], "HOME": "/tmp"})
-"""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A confinement method, tried by a certain user."""
-
-    method: Method
-    ordinary: bool
-
-    @property
-    def isolates(self) -> bool:
-        return self.method != "plain"
-
-    @property
-    def uid(self) -> int:
-        """Who the confined program is."""
-        return ORDINARY if self.ordinary else CONFINED if os.getuid() == 0 else os.getuid()
-
-    def argv(self, argv: list[str], *, limits: dict[str, Any] | None = None, **confinement: Any) -> list[str]:
-        given = {
-            "method": self.method,
-            "argv": argv,
-            "limits": {"processes": 64} | (limits or {}),
-            "confinement": {"scratch_mb": 8, "uid": CONFINED} | confinement,
-        }
-        become = ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups"] if self.ordinary else []
-        return [*become, self.python, "-c", DRIVER, json.dumps(given)]
-
-    @property
-    def python(self) -> str:
-        """This Python, or the system's where the confined user may not reach this one's folder."""
-        return _python_for(self.uid if self.ordinary or not self.isolates else os.getuid())
-
-    def run(self, script: str, **how: Any) -> subprocess.CompletedProcess[str]:
-        """Run a Python script confined; ``say(x)`` in it prints JSON, which :meth:`says` returns."""
-        script = f"import json, os, sys, socket\ndef say(x): print(json.dumps(x), flush=True)\n{script}"
-        argv = self.argv([self.python, "-I", "-c", script], **how)
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd="/", env=environment)
-
-    def says(self, script: str, **how: Any) -> Any:
-        done = self.run(script, **how)
-        assert done.stdout, f"exit status {done.returncode}: {done.stderr}"
-        return json.loads(done.stdout.splitlines()[-1])
-
-
-@functools.cache
-def _python_for(uid: int) -> str:
-    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if uid != os.getuid() else []
-    # A shell between, because setpriv itself looks for the program with root's capabilities still on.
-    words = [*become, "/bin/sh", "-c", 'exec "$0" -c ""']
-    for path in (sys.executable, "/usr/bin/python3"):
-        if subprocess.run([*words, path], capture_output=True, cwd="/", timeout=60).returncode == 0:
-            return path
-    return sys.executable
-
-
-@functools.cache
-def _why_not(place: Place) -> str:
-    """Why the method does not work for this user; empty if it does."""
-    done = place.run("say('ok')")
-    return "" if done.stdout == '"ok"\n' else done.stderr.strip()[-200:] or f"exit status {done.returncode}"
-
-
-def places(*methods: Method) -> list[Any]:
-    users = (False, True) if os.getuid() == 0 else (False,)
-    return [
-        pytest.param(Place(method, ordinary), id=f"{method}-{'ordinary' if ordinary else 'own'}-user")
-        for method in methods
-        for ordinary in users
-    ]
-
-
-@pytest.fixture(params=places("bubblewrap", "unshare", "plain"))
-def place(request: pytest.FixtureRequest, require: Require) -> Place:
-    """Every method and user."""
-    require(request.param.method, _why_not(request.param))
-    place: Place = request.param
-    return place
-
-
-@pytest.fixture(params=places("bubblewrap", "unshare"))
-def isolating(request: pytest.FixtureRequest, require: Require) -> Place:
-    """Those that promise more than limits."""
-    require(request.param.method, _why_not(request.param))
-    place: Place = request.param
-    return place
+from tests.places import CONFINED, Place
 
 
 def test_at_least_one_method_works_and_the_best_one_is_chosen() -> None:
@@ -413,135 +304,3 @@ def sleepers(mark: str) -> int:
         with contextlib.suppress(psutil.Error):
             found += process.cmdline() == ["/bin/sleep", mark]
     return found
-
-
-# -- limits --------------------------------------------------------------------------------------------------------
-
-
-def test_memory_is_limited(place: Place) -> None:
-    script = """
-held = []
-try:
-    for _ in range(600): held.append(bytearray(1 << 20))
-except MemoryError:
-    count = len(held); held.clear(); say(count)
-else:
-    say("no end")
-"""
-    reached = place.says(script, limits={"memory_mb": 200})
-    assert isinstance(reached, int)
-    assert 100 <= reached <= 200
-    assert place.says(script) == "no end"  # without the limit the same script goes through
-
-
-def wait_until_alone(place: Place) -> int:
-    """What an earlier test left may take a moment to end, and counts until then. Returns how many must fit at least."""
-    if place.uid == os.getuid():
-        return 0  # whatever else this user runs counts too
-    until(lambda: not any((uids := p.info["uids"]) and uids.real == place.uid for p in psutil.process_iter(["uids"])))
-    return 5
-
-
-def test_processes_are_limited(place: Place) -> None:
-    script = """
-children = []
-try:
-    for _ in range(60):
-        pid = os.fork()
-        if pid == 0:
-            import time; time.sleep(60); os._exit(0)
-        children.append(pid)
-except BlockingIOError:
-    pass
-for pid in children: os.kill(pid, 9)
-say(len(children))
-"""
-    least = wait_until_alone(place)
-    assert least <= place.says(script, limits={"processes": 20}) <= 20
-
-
-def test_threads_count_as_processes(place: Place) -> None:
-    script = """
-import threading as t
-stop, started = t.Event(), 0
-try:
-    for _ in range(60):
-        t.Thread(target=stop.wait, daemon=True).start(); started += 1
-except RuntimeError:
-    pass
-say(started)
-os._exit(0)
-"""
-    least = wait_until_alone(place)
-    assert least <= place.says(script, limits={"processes": 20}) <= 20
-
-
-def test_a_file_has_a_largest_size(place: Place) -> None:
-    script = """
-import tempfile
-with tempfile.TemporaryFile(dir="/tmp") as file:
-    try:
-        for _ in range(8): os.write(file.fileno(), bytes(1 << 20))
-        say("no end")
-    except OSError as error:
-        say([error.errno, os.fstat(file.fileno()).st_size >> 20])
-"""
-    assert place.says(script, limits={"file_mb": 3}) == [27, 3]  # EFBIG
-
-
-def test_open_files_are_limited(place: Place) -> None:
-    script = """
-held = []
-try:
-    for _ in range(100): held.append(open("/dev/null"))
-except OSError as error:
-    say([error.errno, len(held) < 32])
-"""
-    assert place.says(script, limits={"open_files": 32}) == [24, True]  # EMFILE
-
-
-def test_processor_time_ends_with_a_signal_that_tells_it(place: Place) -> None:
-    script = "import signal; signal.signal(signal.SIGXCPU, lambda *_: (say('over'), os._exit(0)))\nwhile True: pass"
-    assert place.says(script, limits={"cpu_seconds": 1}) == "over"
-
-
-def test_there_are_no_core_dumps(place: Place) -> None:
-    assert place.says("import resource; say(resource.getrlimit(resource.RLIMIT_CORE))") == [0, 0]
-
-
-# -- the filter ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_filter_jumps_nowhere_but_inside_itself(machine: str) -> None:
-    steps = seal.program(machine)
-    ends = [index for index, step in enumerate(steps) if step[0] == 0x06]
-    assert ends == [len(steps) - 3, len(steps) - 2, len(steps) - 1]
-    for index, (_, yes, no, _) in enumerate(steps[: ends[0]]):
-        assert index + 1 + max(yes, no) < len(steps)
-
-
-def test_an_unknown_machine_gets_no_wrong_filter() -> None:
-    assert seal.program("riscv64") == []
-
-
-def test_a_program_that_cannot_be_started_is_named_in_one_line(place: Place) -> None:
-    done = subprocess.run(
-        place.argv(["/no/such/program"]),
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        cwd="/",
-        timeout=60,
-    )
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("/no/such/program cannot be started as user ")
-    assert line.endswith(" in the sandbox: No such file or directory")
-
-
-def test_the_command_is_a_pure_function() -> None:
-    confinement = Confinement(Limits(memory_mb=100), scratch_mb=1, uid=CONFINED)
-    first = command("bubblewrap", confinement, ["true"])
-    assert first == command("bubblewrap", confinement, ["true"])
-    assert first[-1] == "true"
