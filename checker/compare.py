@@ -55,8 +55,8 @@ def _difference(got: Any, want: Any, tolerance: Tolerance) -> str | None:
         return _tensor_difference(got, want, tolerance)
     if isinstance(want, np.ndarray):
         return _array_difference(got, want, tolerance)
-    if type(want) is float and type(got) is float and tolerance is not EXACT:
-        return _number_difference(got, want, tolerance)
+    if type(want) is float and type(got) is float:
+        return _value_difference(_float64(got), _float64(want), tolerance)
     if type(got) is not type(want):
         return _type_difference(got, want)
     if isinstance(want, list | tuple):
@@ -117,13 +117,6 @@ def _type_name(value: Any) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def _number_difference(got: float, want: float, tolerance: Tolerance) -> str | None:
-    rtol, atol = tolerance.of(torch.float64)
-    if got == want or abs(got - want) <= atol + rtol * abs(want) or (got != got and want != want):
-        return None
-    return _unlike(got, want)
-
-
 def _unlike(got: Any, want: Any) -> str:
     """``got, not want``; numbers in full where rounding would print both the same."""
     mine, right = describe(got), describe(want)
@@ -147,7 +140,11 @@ def _array_difference(got: Any, want: np.ndarray[Any, Any], tolerance: Tolerance
         return f"an array of shape {got.shape}, not {want.shape}"
     if got.dtype != want.dtype:
         return f"an array of dtype {got.dtype}, not {want.dtype}"
-    return _value_difference(torch.from_numpy(got.copy()), torch.from_numpy(want.copy()), tolerance)
+    return _value_difference(torch.from_numpy(got.copy()), torch.from_numpy(want.copy()), tolerance, "an array")
+
+
+def _float64(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def _shape_hint(got: torch.Tensor, want: torch.Tensor) -> str:
@@ -158,10 +155,14 @@ def _shape_hint(got: torch.Tensor, want: torch.Tensor) -> str:
     return ""
 
 
-def _value_difference(got: torch.Tensor, want: torch.Tensor, tolerance: Tolerance) -> str | None:
+def _value_difference(
+    got: torch.Tensor, want: torch.Tensor, tolerance: Tolerance, noun: str = "a tensor"
+) -> str | None:
     rtol, atol = tolerance.of(want.dtype)
     wide = torch.complex128 if want.is_complex() else torch.float64
-    exact = not (want.is_floating_point() or want.is_complex())
+    whole = not (want.is_floating_point() or want.is_complex())
+    # Integers as they are: float64 has only 53 bits for them.
+    exact = whole and rtol == atol == 0
     a, b = (got, want) if exact else (got.to(wide), want.to(wide))
     wrong = a.ne(b) if exact else ~torch.isclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
     if not wrong.any():
@@ -171,8 +172,8 @@ def _value_difference(got: torch.Tensor, want: torch.Tensor, tolerance: Toleranc
     if not index:
         return first
     count = int(wrong.sum())
-    text = f"a tensor that differs in {count} of {want.numel()} elements; the first is at index {list(index)}: {first}"
-    if not exact and bool(got.isnan().any()) and not bool(want.isnan().any()):
+    text = f"{noun} that differs in {count} of {want.numel()} elements; the first is at index {list(index)}: {first}"
+    if not whole and bool(got.isnan().any()) and not bool(want.isnan().any()):
         text += "; it contains nan"
     return text
 

@@ -6,7 +6,6 @@ and the results that the kernel wrote are read back and made complete: no result
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import tempfile
@@ -120,34 +119,36 @@ class Judge:
         with tempfile.TemporaryDirectory(prefix="gradlab-job-") as folder:
             found = Path(folder, "results.json")
             _job(tasks, programs, seed, self._config.gpu, found).write(Path(folder, "job.json"))
-            fault, report = self._execute(assignment.checks, Path(folder, "job.json"))
+            fault = self._execute(assignment.checks, Path(folder, "job.json"), Path(folder, "report.ipynb"))
+            report = _read_report(Path(folder, "report.ipynb"))
             rows = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else []
         return [_result(task, rows, fault) for task in tasks], report
 
-    def _execute(self, checks: Path, job: Path) -> tuple[str, str]:
-        """Run the checker notebook; what went wrong on our side (or ``""``), and the executed notebook."""
+    def _execute(self, checks: Path, job: Path, report: Path) -> str:
+        """Run the checker notebook and write it to ``report``, also if a check raised; what went wrong, or ``""``."""
         import papermill  # takes half a second to load, for which no server start should wait
 
-        notebook = _checker_notebook(checks)
+        notebook = _read_checks(checks, checks.stat().st_mtime_ns)
         try:
             kernel = self._kernels.take()
         except KernelUnavailable as error:
-            return str(error), ""
+            return str(error)
         try:
-            done = papermill.execute_notebook(
+            papermill.execute_notebook(
                 notebook,
-                None,
+                report,
                 parameters={"job": str(job)},
                 km=kernel,
                 kernel_name="judge",
                 language="python",
                 progress_bar=False,
+                request_save_on_cell_execute=False,
                 execution_timeout=_CELL_SECONDS,
             )
-            return "", nbformat.writes(done)
+            return ""
         except Exception as error:
             # PapermillExecutionError, a dead kernel, a timeout: whatever it is, it is not the learner's doing.
-            return f"The checker notebook failed: {type(error).__name__}: {_last_line(error)}", ""
+            return f"The checker notebook failed: {type(error).__name__}: {_last_line(error)}"
         finally:
             self._kernels.retire(kernel)
 
@@ -210,17 +211,13 @@ def _result(task: Task, rows: list[dict[str, Any]], fault: str) -> Result:
         seconds=row["seconds"],
     )
     if fault and outcome in (Outcome.PASSED, Outcome.OUR_FAULT):
-        return replace(result, outcome=Outcome.OUR_FAULT, points=0, message=result.message or fault)
+        return replace(result, outcome=Outcome.OUR_FAULT, points=0, message=fault)
     return result
-
-
-def _checker_notebook(path: Path) -> nbformat.NotebookNode:
-    """The checker notebook, with a last cell that ends the sandbox and a ``parameters`` cell as papermill wants it."""
-    return copy.deepcopy(_read_checks(path, path.stat().st_mtime_ns))
 
 
 @functools.lru_cache(maxsize=64)
 def _read_checks(path: Path, _changed: int) -> nbformat.NotebookNode:
+    """The checker notebook, with a last cell that ends the sandbox; papermill works on a copy of its own."""
     notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     notebook.cells.append(nbformat.v4.new_code_cell("specification.close()"))
@@ -229,6 +226,17 @@ def _read_checks(path: Path, _changed: int) -> nbformat.NotebookNode:
         cell.metadata.setdefault("tags", [])
     notebook.metadata["kernelspec"] = {"name": "judge", "display_name": "Gradlab judge", "language": "python"}
     return notebook
+
+
+def _read_report(path: Path) -> str:
+    """The executed notebook; ``""`` if papermill came to no end with it."""
+    if not path.is_file():
+        return ""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    # The whole input once more, and a path in a folder that is about to go.
+    for name in ("input_path", "output_path"):
+        report["metadata"]["papermill"].pop(name, None)
+    return json.dumps(report, ensure_ascii=False)
 
 
 def _last_line(error: Exception) -> str:

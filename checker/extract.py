@@ -8,6 +8,7 @@ elsewhere in the notebook, do not matter: the last definition of a name counts, 
 from __future__ import annotations
 
 import ast
+import copy
 import json
 import re
 import symtable
@@ -147,9 +148,13 @@ def _parse(cells: list[Any]) -> Notebook:
         exercise = exercise if isinstance(exercise, str) else None
         if exercise is not None:
             exercises.add(exercise)
-        source = python_source(_text(cell.get("source")))
+        source = _text(cell.get("source"))
         try:
-            statements += _statements(source, number)
+            try:
+                statements += _statements(source, number)
+            except SyntaxError:
+                source = python_source(source)
+                statements += _statements(source, number)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             line = getattr(error, "lineno", None) or 1
             reason = getattr(error, "msg", None) or str(error)
@@ -163,7 +168,10 @@ def _text(source: Any) -> str:
 
 
 def python_source(source: str) -> str:
-    """A cell's text with IPython's own syntax blanked out, line for line, so that line numbers stay."""
+    """The text of a cell that is no Python, with IPython's own syntax blanked out line for line: line numbers stay.
+
+    Lines are looked at one by one, so what looks like a magic inside a string of many lines goes too.
+    """
     lines = source.split("\n")
     first = next((line.strip() for line in lines if line.strip()), "")
     if first.startswith("%%"):
@@ -174,7 +182,7 @@ def python_source(source: str) -> str:
 
 
 def _is_magic(line: str) -> bool:
-    """Whether IPython alone understands the line; only at the margin, where it cannot be inside a string or block."""
+    """Whether IPython alone understands the line; only at the margin, where it cannot be inside a block."""
     return line.startswith(("%", "!", "?")) or bool(re.fullmatch(r"[\w.]+\?{1,2}\s*", line))
 
 
@@ -302,7 +310,7 @@ def _future_features(notebook: Notebook) -> tuple[str, ...]:
     """Features of ``from __future__ import …``: in a notebook they change how every later cell is compiled."""
     nodes = (s.node for s in notebook.statements)
     imports = (n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "__future__")
-    return tuple(alias.name for node in imports for alias in node.names)
+    return tuple(sorted({alias.name for node in imports for alias in node.names}))
 
 
 def _definition_of(statements: Sequence[Statement], name: str) -> list[int]:
@@ -349,17 +357,24 @@ def _same_as_stub(notebook: Notebook, template: Notebook, name: str) -> bool:
         return True
     if stub is None:
         return False
-    return _shape(notebook.statements[mine].node) == _shape(template.statements[stub].node)
+    return _does_the_same(notebook.statements[mine].node, template.statements[stub].node)
 
 
-def _shape(node: ast.stmt) -> str:
-    """The statement without its docstring, comments, annotations' layout: what it does."""
+def _does_the_same(mine: ast.stmt, stub: ast.stmt) -> bool:
+    """Whether two statements differ in docstring, comments and layout only."""
+    try:
+        return ast.dump(_without_docstring(mine)) == ast.dump(_without_docstring(stub))
+    except RecursionError:  # nested deeper than any stub
+        return False
+
+
+def _without_docstring(node: ast.stmt) -> ast.stmt:
     body = getattr(node, "body", None)
-    if isinstance(body, list) and body and _is_docstring(body[0]):
-        copy = _syntax_tree(ast.unparse(node)).body[0]
-        copy.body = copy.body[1:]  # type: ignore[attr-defined]
-        return ast.dump(copy)
-    return ast.dump(node)
+    if not (isinstance(body, list) and body and _is_docstring(body[0])):
+        return node
+    bare = copy.copy(node)
+    bare.body = body[1:]  # type: ignore[attr-defined]
+    return bare
 
 
 def _is_docstring(node: ast.stmt) -> bool:

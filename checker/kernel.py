@@ -24,12 +24,15 @@ def main() -> None:
 
     import torch
     from ipykernel.kernelapp import IPKernelApp
+    from traitlets.config import Config
 
     import checker.spec  # noqa: F401  (imported so that the notebook finds it loaded)
 
     torch.set_num_threads(1)
     sandboxes.wait_warm()
-    IPKernelApp.launch_instance(user_ns={"sandboxes": sandboxes})
+    # Hidden checks are no history: nobody shall find them in a file.
+    silent = Config({"HistoryManager": {"enabled": False}})
+    IPKernelApp.launch_instance(config=silent, user_ns={"sandboxes": sandboxes})
 
 
 def _die_with_parent() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import shutil
@@ -11,20 +12,26 @@ import signal
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.channels import ZMQSocketChannel
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import KernelManager
+from nbclient.exceptions import DeadKernelError
+from traitlets import Type
 
 from checker.sandbox.config import ENVIRONMENT, SandboxConfig
 
 __all__ = ["KernelPool", "KernelUnavailable"]
 
 _START_SECONDS = 120
+_LOOK_SECONDS = 0.5  # how often it is looked whether a kernel that says nothing still lives
 
 
 class KernelUnavailable(RuntimeError):
@@ -40,14 +47,37 @@ class _JudgeSpecs(KernelSpecManager):  # type: ignore[misc]
         return KernelSpec(argv=argv, display_name="Gradlab judge", language="python")
 
 
+class _Channel(ZMQSocketChannel):  # type: ignore[misc]
+    """Notices that the kernel has died, which nbclient cannot while it waits in a blocking socket."""
+
+    ended: Callable[[], bool] = staticmethod(lambda: False)
+
+    def get_msg(self, timeout: float | None = None) -> dict[str, Any]:
+        """The next message; Empty after ``timeout`` seconds, DeadKernelError once nobody is left to send one."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.msg_ready():
+            ended, left = self.ended(), deadline - time.monotonic()
+            if not self.socket.poll(int(1000 * max(0.0, min(left, _LOOK_SECONDS)))):
+                if left <= 0:
+                    raise queue.Empty
+                if ended:
+                    raise DeadKernelError("the judge's kernel died")
+        message: dict[str, Any] = super().get_msg(0)
+        return message
+
+
 class _Client(BlockingKernelClient):  # type: ignore[misc]
     """Connects while its kernel waits in the pool: finding out that nothing more is on its way takes 0.2 s."""
 
+    shell_channel_class = Type(_Channel)
+    iopub_channel_class = Type(_Channel)
     connected = False
 
     def start_channels(self, *args: Any, **kwargs: Any) -> None:
         if not self.connected:
             super().start_channels(*args, **kwargs)
+            process = self.parent.provisioner.process
+            self.shell_channel.ended = self.iopub_channel.ended = lambda: process.poll() is not None
 
     def wait_for_ready(self, timeout: float | None = None) -> None:
         if not self.connected:
@@ -134,11 +164,12 @@ class KernelPool:
             if kernel.ended:
                 return
             kernel.ended = True
-        _kill(kernel)
-        kernel.disconnect()
-        kernel.shutdown_kernel(now=True)
-        kernel.cleanup_resources()
-        shutil.rmtree(Path(kernel.connection_file).parent, ignore_errors=True)
+        try:
+            _kill(kernel)
+            kernel.disconnect()
+            kernel.shutdown_kernel(now=True)
+        finally:
+            shutil.rmtree(Path(kernel.connection_file).parent, ignore_errors=True)
 
     def close(self) -> None:
         """End every kernel, waiting or in use."""
@@ -178,7 +209,7 @@ class KernelPool:
             connection_file=f"{folder}/connection.json",
         )
         try:
-            kernel.start_kernel(env=_environment(self._config), cwd="/")
+            kernel.start_kernel(env=_environment(self._config, folder), cwd="/")
             with self._lock:
                 self._started.add(kernel)
             client = kernel.client()
@@ -199,9 +230,10 @@ def _kill(kernel: _Kernel) -> None:
             os.killpg(pid, signal.SIGKILL)
 
 
-def _environment(config: SandboxConfig) -> dict[str, str]:
-    """What the kernel needs and no more: none of the server's tokens or settings."""
+def _environment(config: SandboxConfig, folder: str) -> dict[str, str]:
+    """What the kernel needs and no more: none of the server's tokens, none of the operator's IPython profile."""
     # The names with an underscore are the server's marks, by which it finds what it has to end.
     names = ("PATH", "LANG", "HOME", "TMPDIR", "_GRADLAB_INSTANCE", "_GRADLAB_PART")
     kept = {name: os.environ[name] for name in names if name in os.environ}
-    return kept | {ENVIRONMENT: json.dumps(asdict(config)), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    ours = {ENVIRONMENT: json.dumps(asdict(config)), "IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return kept | ours

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -86,6 +85,3 @@ class Verdict:
         data = asdict(replace(self, report=""))
         del data["report"], data["seed"]
         return data | {"points": self.points, "max_points": self.max_points, "passed": self.passed}
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), ensure_ascii=False)

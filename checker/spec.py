@@ -29,6 +29,7 @@ import contextlib
 import json
 import os
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -142,10 +143,10 @@ class Specification:
         except SandboxUnavailable as error:
             judged.decided, judged.message = Outcome.OUR_FAULT, str(error)
         except Exception as error:
-            # A check that itself raises is a fault of the course; its traceback stays in the executed notebook.
+            # A fault of the course, and of this exercise alone. The executed notebook keeps the traceback.
             judged.decided = Outcome.OUR_FAULT
             judged.message = f"The check {function.__name__!r} is broken: {type(error).__name__}: {error}"
-            raise
+            traceback.print_exc()
         finally:
             judged.seconds += time.monotonic() - started
 
@@ -158,7 +159,7 @@ class Specification:
             judged.message = f"Not judged yet: it builds on {', '.join(missing)}, which has not passed."
             return False
         if judged.task.gpu and not self._job.gpu:
-            judged.decided, judged.message = Outcome.SKIPPED, "Needs a GPU, and this server has none."
+            judged.decided, judged.message = Outcome.SKIPPED, "Needs a GPU, and checks on this server have none."
             return False
         if self._sandbox is None:
             self._sandbox = self._pool.take()

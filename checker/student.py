@@ -16,13 +16,14 @@ import torch
 
 from checker.compare import EXACT, Tolerance, describe, difference, rounded
 from checker.results import Outcome
-from checker.sandbox.base import OutputFlood, Sandbox, SandboxBroken, SandboxTimeout
+from checker.sandbox.base import OutputFlood, Sandbox, SandboxBroken, SandboxGarbled, SandboxTimeout
 from labkit.wire import Handle
 
 __all__ = ["Answer", "Failure", "ProgramEnded", "Student", "StudentError"]
 
 # The agent's own start-up of a program (fork, frames) is not the learner's time; it gets this much on top.
 _GRACE_SECONDS = 5.0
+_WROTE_OVER = "Your code wrote over the answers it should return."
 
 
 class Failure(Exception):
@@ -149,6 +150,13 @@ class Answer:
                 raise Failure(f"{sentence} {message}")
         raise Failure(sentence)
 
+    def as_dict(self, want: dict[Any, Any]) -> dict[Any, Any]:
+        """The value, to be looked at key by key; what is no dict fails as it would against ``want``."""
+        if type(self.value) is not dict:
+            self.equals(want)
+        found: dict[Any, Any] = self.value
+        return found
+
 
 class Student:
     """One learner's program in one sandbox. Attributes are its functions: ``student.name(*args)`` gives an Answer.
@@ -173,7 +181,7 @@ class Student:
         text = _call_text(target, args, kwargs)
         request = {"op": "call", "target": target, "args": list(args), "kwargs": kwargs, "keep": keep}
         try:
-            value, after, _ = self._ask(request)
+            value, after = self._ask(request)
         except StudentError as error:
             error.call = text
             return Answer(text, error=error)
@@ -185,8 +193,7 @@ class Student:
 
     def put(self, value: Any) -> Handle:
         """Make an object in the sandbox, to be passed to several calls or looked at after them."""
-        handle = self._ask({"op": "put", "value": value})
-        assert isinstance(handle, Handle)
+        handle: Handle = self._ask({"op": "put", "value": value})
         return handle
 
     def attr(self, target: Handle, name: str) -> Answer:
@@ -229,27 +236,30 @@ class Student:
         if self._ended is not None:
             raise self._ended
         self._number += 1
+        request = request | {"n": self._number}
         started = time.monotonic()
         try:
-            self._sandbox.send(request | {"n": self._number}, started + self._budget)
+            self._sandbox.send(request, started + self._budget)
             reply = self._sandbox.receive(started + self._budget)
         except SandboxTimeout:
             raise self._over(Outcome.TIMED_OUT, f"Your code did not finish within {self._limit:g} s.") from None
         except OutputFlood:
             raise self._over(Outcome.KILLED, "Your code printed more than is allowed, and was stopped.") from None
+        except SandboxGarbled:
+            raise self._over(Outcome.KILLED, _WROTE_OVER) from None
         except SandboxBroken:
             raise self._over(Outcome.KILLED, "Your code ended the process it ran in.") from None
         self._budget = max(0.0, self._budget - (time.monotonic() - started))
-        return self._read_reply(reply)
+        return self._read_reply(request, reply)
 
-    def _read_reply(self, reply: Any) -> Any:
-        if isinstance(reply, dict) and "ended" in reply:
+    def _read_reply(self, request: dict[str, Any], reply: Any) -> Any:
+        if isinstance(reply, dict) and type(reply.get("ended")) is int:
             raise self._over(*_ending(reply["ended"], self._limit), reusable=True)
-        if not isinstance(reply, dict) or reply.get("n") != self._number or not {"value", "error"} & set(reply):
+        if not _answers(request, reply):
             self._sandbox.kill()
-            raise self._over(Outcome.KILLED, "Your code wrote over the answers it should return.")
+            raise self._over(Outcome.KILLED, _WROTE_OVER)
         if "error" in reply:
-            raise _student_error(reply["error"])
+            raise StudentError(**reply["error"] | {"bases": tuple(reply["error"]["bases"])})
         return reply["value"]
 
     def _over(self, outcome: Outcome, message: str, *, reusable: bool = False) -> ProgramEnded:
@@ -257,7 +267,36 @@ class Student:
         return self._ended
 
 
-def _ending(status: Any, limit: float) -> tuple[Outcome, str]:
+def _answers(request: dict[str, Any], reply: Any) -> bool:
+    """Whether a reply has the shape that the agent gives it: learner code may have sent anything in its place."""
+    if not isinstance(reply, dict) or type(reply.get("n")) is not int or reply["n"] != request["n"]:
+        return False
+    if "error" in reply:
+        return _is_error(reply["error"])
+    value = reply.get("value")
+    if request["op"] == "call":
+        if type(value) is not tuple or len(value) != 2:
+            return False
+        value, after = value
+        if type(after) is not list or len(after) != len(request["args"]):
+            return False
+    kept = request["op"] == "put" or request.get("keep", False)
+    return "value" in reply and (isinstance(value, Handle) or not kept)
+
+
+def _is_error(data: Any) -> bool:
+    texts = ("type", "message", "traceback")
+    return (
+        isinstance(data, dict)
+        and data.keys() == {*texts, "bases", "where"}
+        and all(type(data[name]) is str for name in texts)
+        and type(data["bases"]) is list
+        and all(type(base) is str for base in data["bases"])
+        and type(data["where"]) in (str, type(None))
+    )
+
+
+def _ending(status: int, limit: float) -> tuple[Outcome, str]:
     """What the end of the program's process means; negative numbers are signals."""
     if status == -24:  # SIGXCPU
         return Outcome.TIMED_OUT, f"Your code used more processor time than the {limit:g} s allow."
@@ -265,20 +304,7 @@ def _ending(status: Any, limit: float) -> tuple[Outcome, str]:
         return Outcome.KILLED, "Your code was killed; most often it wanted more memory than there is."
     if status in (-11, -7, -6):
         return Outcome.KILLED, "Your code crashed the Python interpreter."
-    return Outcome.KILLED, f"Your code ended its Python process (status {status!r:.20}) instead of returning."
-
-
-def _student_error(data: Any) -> StudentError:
-    try:
-        return StudentError(
-            type=str(data["type"]),
-            bases=tuple(str(base) for base in data["bases"]),
-            message=str(data["message"]),
-            where=None if data["where"] is None else str(data["where"]),
-            traceback=str(data["traceback"]),
-        )
-    except (KeyError, TypeError):
-        return StudentError("Exception", ("Exception",), "(unreadable)", None, "")
+    return Outcome.KILLED, f"Your code ended its Python process (status {status}) instead of returning."
 
 
 def _call_text(target: str | Handle, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -119,7 +119,7 @@ class _Program:
         value = self._resolve(request["target"])(*args, **kwargs)
         if request["keep"]:
             value = self._keep(value)
-        return value, args, kwargs
+        return value, args
 
     def _resolve(self, target: Any) -> Any:
         if isinstance(target, Handle):

@@ -18,7 +18,7 @@ import os
 import re
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Notebook:
     remark: str = ""
 
     @classmethod
-    def read(cls, path: Path, remark: str = "") -> Notebook:
+    def read(cls, path: Path) -> Notebook:
         """LabError if there is no file or it is not a notebook."""
         try:
             data = path.read_bytes()
@@ -53,7 +53,7 @@ class Notebook:
             content = None
         if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
             raise LabError(f"{path} is not a notebook (.ipynb). Nothing was sent.")
-        return cls(path, data, content, remark)
+        return cls(path, data, content)
 
     @property
     def lab(self) -> str:
@@ -81,9 +81,10 @@ class Notebook:
     def changed_since(self, ran: list[Ran]) -> list[str]:
         """Names of answers whose last run is not among the cells: edited or deleted since."""
         cells = {_same(source) for source in self.sources()}
+        answers = self.answer_names()
         last: dict[str, Ran] = {}
         for cell in ran:
-            last |= dict.fromkeys(_bound(cell.parsed) & self.answer_names(), cell)
+            last |= dict.fromkeys(_bound(cell.parsed) & answers, cell)
         return sorted(name for name, cell in last.items() if _same(cell.raw) not in cells)
 
 
@@ -156,7 +157,7 @@ def on_screen(shell: Any, request: str, *, silence: float = _SILENCE, patience: 
         raise LabError(f"JupyterLab could not save {told['path']}: {told['reason']}. {_AGAIN}")
     notebook = Notebook.read(_file(str(told["root"]), str(told["path"])))
     changed = notebook.changed_since(Ran.history(shell))
-    return Notebook(notebook.path, notebook.data, notebook.content, _changed_remark(changed))
+    return replace(notebook, remark=_changed_remark(changed))
 
 
 def _as_on_disk(shell: Any) -> Notebook:
@@ -168,8 +169,7 @@ def _as_on_disk(shell: Any) -> Notebook:
         name = notebook.path.name
         raise LabError(f"{name} on disk is not what you ran ({older}), and JupyterLab did not save it. {_AGAIN}")
     at = time.strftime("%H:%M:%S", time.localtime(notebook.path.stat().st_mtime))
-    remark = f"JupyterLab did not answer, so the file was judged as it was saved at {at}."
-    return Notebook(notebook.path, notebook.data, notebook.content, remark)
+    return replace(notebook, remark=f"JupyterLab did not answer, so the file was judged as it was saved at {at}.")
 
 
 def locate(shell: Any) -> Path:

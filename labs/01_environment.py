@@ -30,12 +30,12 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 
-def written(function: Callable[..., Any], *example: Any) -> bool:
-    """Whether a stub has been filled in; if not, one line says so."""
+def is_written(function: Callable[..., Any], *example: Any) -> bool:
+    """Whether the function has been written already; if not, one line says so."""
     try:
         function(*example)
     except NotImplementedError:
-        print(f"{function.__name__} is not written yet: fill in its cell above, run both again.")
+        print(f"{function.__name__} is not written yet. Fill in its cell above, run it, then run this one.")
         return False
     return True
 
@@ -72,7 +72,7 @@ def running_build() -> dict[str, str | None]:
 
 
 # %%
-if written(running_build):
+if is_written(running_build):
     for key, value in running_build().items():
         print(f"{key:>8}  {value!r}")
 
@@ -117,7 +117,7 @@ def passport(name: str) -> dict[str, Any]:
 
 
 # %%
-if written(passport, "torch"):
+if is_written(passport, "torch"):
     for package in ("torch", "numpy", "packaging"):
         for key, value in passport(package).items():
             print(f"{package:>10} {key:>9}: {value}")
@@ -166,7 +166,7 @@ def people(licence: str) -> dict[str, int]:
 
 
 # %%
-if written(people, licence):
+if is_written(people, licence):
     found = people(licence)
     for name, year in sorted(found.items(), key=lambda item: item[1]):
         print(year, name)
@@ -189,8 +189,8 @@ lab.check("people")
 # ## 4. How do you install PyTorch?
 #
 # **People say:** "`conda install pytorch -c pytorch` with Python 3.6 and CUDA 9.0." That channel got its
-# last release with 2.5; since 2.6 (January 2025) the project publishes wheels. There is no single right
-# command: it depends on the operating system, on Python and on the compute platform, and for some
+# last release with 2.5; since 2.6 (January 2025) the project publishes only wheels. There is no single
+# right command: it depends on the operating system, on Python and on the compute platform, and for some
 # combinations the right answer is **no**.
 #
 # Here is an excerpt of what exists, as the project publishes it (x86-64 Linux and Windows, Apple-silicon
@@ -249,7 +249,7 @@ def install_command(wheels: dict[str, dict[str, list[str]]], system: str, python
 
 
 # %%
-if written(install_command, WHEELS, "linux", "3.12", "cpu"):
+if is_written(install_command, WHEELS, "linux", "3.12", "cpu"):
     for asked in (
         ("linux", "3.12", "cu130"),
         ("linux", "3.12", "cu118"),
@@ -335,7 +335,7 @@ def windows_builds(files: list[str]) -> dict[str, list[str]]:
 
 
 # %%
-if written(windows_builds, FILES):
+if is_written(windows_builds, FILES):
     for release, pythons in windows_builds(FILES).items():
         print(f"{release:>8}  {' '.join(pythons)}")
 
@@ -403,7 +403,7 @@ def origin(files: dict[str, str], package: str) -> dict[str, Any]:
 
 
 # %%
-if written(origin, EXAMPLE, "torch"):
+if is_written(origin, EXAMPLE, "torch"):
     for package in ("torch", "numpy", "torch-geometric"):
         print(f"{package:>16}: {origin(EXAMPLE, package)}")
 
@@ -426,7 +426,7 @@ print("sys.prefix      ", sys.prefix)
 print("sys.base_prefix ", sys.base_prefix, "(differs from sys.prefix in a virtual environment)")
 print("CONDA_PREFIX    ", os.environ.get("CONDA_PREFIX"))
 print("torch.__file__  ", torch.__file__)
-if written(origin, EXAMPLE, "torch"):
+if is_written(origin, EXAMPLE, "torch"):
     print("torch here      ", origin(environment_files(Path(sys.prefix)), "torch"))
 
 # %%
@@ -500,7 +500,7 @@ def compare(first: str, second: str) -> dict[str, Any]:
 
 
 # %%
-if written(compare, ANACONDA, MINICONDA):
+if is_written(compare, ANACONDA, MINICONDA):
     difference = compare(ANACONDA, MINICONDA)
     print("only in the long list:", *difference["only_first"])
     print("only in the short list:", *difference["only_second"])

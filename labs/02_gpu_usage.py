@@ -37,13 +37,14 @@ def nvml() -> Iterator[None]:
         pynvml.nvmlShutdown()
 
 
-def attempt(function: Callable[..., Any], *args: Any) -> Any:
-    """What the function answers; None, and a line that says so, while it is still a stub."""
+def is_written(function: Callable[..., Any], *example: Any) -> bool:
+    """Whether the function has been written already; if not, one line says so."""
     try:
-        return function(*args)
+        function(*example)
     except NotImplementedError:
         print(f"{function.__name__} is not written yet. Fill in its cell above, run it, then run this one.")
-        return None
+        return False
+    return True
 
 
 # %% [markdown]
@@ -127,8 +128,9 @@ def dxdiag_gpus(text: str) -> list[dict[str, Any]]:
 
 
 # %%
-for gpu in attempt(dxdiag_gpus, DXDIAG) or []:
-    print(gpu)
+if is_written(dxdiag_gpus, DXDIAG):
+    for gpu in dxdiag_gpus(DXDIAG):
+        print(gpu)
 
 print("\nHow often does the dump say anything of …")
 for fact in ("utilization", "usage", "process", "memory used", "temperature", "power", "CUDA"):
@@ -175,10 +177,11 @@ def gpu_page() -> list[dict[str, Any]]:
 
 
 # %%
-for gpu in attempt(gpu_page) or []:
-    for key, value in gpu.items():
-        print(f"{key:>16}  {value!r}")
-    print()
+if is_written(gpu_page):
+    for gpu in gpu_page():
+        for key, value in gpu.items():
+            print(f"{key:>16}  {value!r}")
+        print()
 
 # %%
 lab.check("gpu_page")
@@ -226,8 +229,9 @@ def read_smi(text: str) -> list[dict[str, Any]]:
 
 
 # %%
-for gpu in attempt(read_smi, SMI) or []:
-    print(gpu)
+if is_written(read_smi, SMI):
+    for gpu in read_smi(SMI):
+        print(gpu)
 
 # %%
 lab.check("read_smi")
@@ -297,11 +301,10 @@ for axis, (title, kernels) in zip(axes, workloads.items()):
 axes[-1].set_xlabel("microseconds")
 plt.show()
 
-for title, kernels in workloads.items():
-    answer = attempt(utilisation, kernels, 0, 1000, 132)
-    if answer is None:
-        break
-    print(f"{title:30} yours: {answer[0]:5.1f} % of the time, {answer[1]:4.1f} % of the SMs")
+if is_written(utilisation, [], 0, 1000, 132):
+    for title, kernels in workloads.items():
+        time_used, sms_used = utilisation(kernels, 0, 1000, 132)
+        print(f"{title:30} yours: {time_used:5.1f} % of the time, {sms_used:4.1f} % of the SMs")
 
 # %%
 lab.check("utilisation")
@@ -333,10 +336,11 @@ def sample_utilisation(count: int, pause: float) -> list[dict[str, Any]]:
 
 
 # %%
-for gpu in attempt(sample_utilisation, 3, 0.2) or []:
-    percent = gpu["utilisation"]
-    bar = gpu["error"] if percent is None else f"{'█' * round(percent / 4):25} {percent:.0f} %"
-    print(f"GPU {gpu['index']}  {bar}")
+if is_written(sample_utilisation, 1, 0.0):
+    for gpu in sample_utilisation(3, 0.2):
+        percent = gpu["utilisation"]
+        bar = gpu["error"] if percent is None else f"{'█' * round(percent / 4):25} {percent:.0f} %"
+        print(f"GPU {gpu['index']}  {bar}")
 
 # %% [markdown]
 # Where there is a real GPU, give it something to do and watch the number rise:
@@ -399,8 +403,8 @@ def who_uses(index: int, pid: int) -> dict[str, Any]:
 
 
 # %%
-found = attempt(who_uses, 0, os.getpid())
-if found is not None:
+if is_written(who_uses, 0, os.getpid()):
+    found = who_uses(0, os.getpid())
     for pid, memory in found["processes"].items():
         print(f"{pid:>12}  {'unknown' if memory is None else f'{memory / 2**20:.0f} MiB'}")
     print(f"unattributed  {found['unattributed'] / 2**20:.0f} MiB")
@@ -454,8 +458,8 @@ else:  # let some process on the first GPU be ours
     me, mine = (listed[0].pid, listed[0].usedGpuMemory or 0) if listed else (os.getpid(), 0)
     allocated, reserved = mine * 5 // 10, mine * 8 // 10
 
-parts = attempt(memory_parts, 0, me, allocated, reserved)
-if parts is not None:
+if is_written(memory_parts, 0, me, allocated, reserved):
+    parts = memory_parts(0, me, allocated, reserved)
     fig, axis = plt.subplots(figsize=(8, 1.8), constrained_layout=True)
     left = 0.0
     for part, size in parts.items():

@@ -15,18 +15,19 @@
 # %%
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 
-def is_written(function: Callable, *example: object) -> bool:
-    """Whether you have written this function already; if not, say so in one line."""
+def is_written(function: Callable[..., Any], *example: Any) -> bool:
+    """Whether the function has been written already; if not, one line says so."""
     try:
         function(*example)
     except NotImplementedError:
-        print(f"{function.__name__} is not written yet. Come back to this cell when it is.")
+        print(f"{function.__name__} is not written yet. Fill in its cell above, run it, then run this one.")
         return False
     return True
 

@@ -12,13 +12,17 @@ from typing import Any
 
 from labkit.wire import PREFIX, WireError, pack, prefix_lengths, unpack
 
-__all__ = ["OutputFlood", "Sandbox", "SandboxBroken", "SandboxTimeout"]
+__all__ = ["OutputFlood", "Sandbox", "SandboxBroken", "SandboxGarbled", "SandboxTimeout"]
 
 _CHUNK = 1 << 16
 
 
 class SandboxBroken(Exception):
     """The agent's streams ended or carry nonsense; the sandbox is dead."""
+
+
+class SandboxGarbled(SandboxBroken):
+    """What came is no frame: somebody else wrote where the agent answers."""
 
 
 class SandboxTimeout(Exception):
@@ -84,13 +88,13 @@ class Sandbox(ABC):
 
     def receive(self, deadline: float) -> Any:
         """The next frame's value."""
-        header, payload = prefix_lengths_or_broken(self._take(PREFIX.size, deadline))
-        body = self._take(header + payload, deadline)
         try:
+            header, payload = prefix_lengths(self._take(PREFIX.size, deadline))
+            body = self._take(header + payload, deadline)
             return unpack(body[:header], body[header:])
         except WireError as error:
             self.kill()
-            raise SandboxBroken(f"the agent sent no valid frame: {error}") from None
+            raise SandboxGarbled(f"the agent sent no valid frame: {error}") from None
 
     def take_output(self) -> str:
         """What learner code printed since the last call, as text (undecodable bytes replaced)."""
@@ -144,11 +148,3 @@ class Sandbox(ABC):
             del self._output[self._output_limit :]
             self.kill()
             raise OutputFlood
-
-
-def prefix_lengths_or_broken(prefix: bytes) -> tuple[int, int]:
-    """As :func:`labkit.wire.prefix_lengths`; a bad prefix means that the stream is no longer the agent's."""
-    try:
-        return prefix_lengths(prefix)
-    except WireError as error:
-        raise SandboxBroken(str(error)) from None

@@ -25,6 +25,7 @@ from typing import Literal
 __all__ = ["Confinement", "Limits", "Method", "command", "describe", "detect"]
 
 Method = Literal["bubblewrap", "unshare", "plain"]
+_PROBE_SECONDS = 20
 _SEAL = Path(__file__).with_name("seal.py")
 METHODS: tuple[Method, ...] = ("bubblewrap", "unshare", "plain")
 
@@ -101,30 +102,32 @@ def describe(method: Method) -> str:
 def detect(preference: str = "auto") -> Method:
     """The first method that really confines a program here, or ``preference`` itself if it works.
 
-    RuntimeError names the method and its own words if ``preference`` is not ``auto`` and fails.
+    RuntimeError names each method that was tried and its own words, if none works.
     """
     trials = METHODS if preference == "auto" else tuple(m for m in METHODS if m == preference)
-    failure = "no such method"
+    failures = {} if trials else {preference: "no such method"}
     for method in trials:
-        probe = Confinement(Limits(processes=64), scratch_mb=1, uid=65_000)
-        try:
-            done = subprocess.run(
-                command(method, probe, ["/bin/sh", "-c", "echo ok"]),
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=False,
-            )
-        except OSError as error:
-            failure = str(error)
-            continue
-        if done.stdout == "ok\n":
+        if not (failure := _failure(method)):
             return method
-        failure = done.stderr.strip() or f"exit status {done.returncode}"
-    raise RuntimeError(
-        f"The sandbox method {preference!r} does not work on this machine: {failure}. "
-        "Install bubblewrap, allow unprivileged user namespaces, or set GRADLAB_SANDBOX=auto."
-    )
+        failures[method] = failure
+    told = [f"The sandbox method {m!r} does not work on this machine: {failure}." for m, failure in failures.items()]
+    remedy = "Install bubblewrap or allow unprivileged user namespaces."
+    if preference != "auto":
+        remedy = "Install bubblewrap, allow unprivileged user namespaces, or set GRADLAB_SANDBOX=auto."
+    raise RuntimeError(" ".join([*told, remedy]))
+
+
+def _failure(method: Method) -> str:
+    """Why the method does not confine a program here; empty if it does."""
+    probe = Confinement(Limits(processes=64), scratch_mb=1, uid=65_000)
+    argv = command(method, probe, ["/bin/sh", "-c", "echo ok"])
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
+    except OSError as error:
+        return str(error)
+    except subprocess.TimeoutExpired:
+        return f"it did not answer within {_PROBE_SECONDS} s"
+    return "" if done.stdout == "ok\n" else done.stderr.strip() or f"exit status {done.returncode}"
 
 
 def python_paths() -> tuple[Path, ...]:

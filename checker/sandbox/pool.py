@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from checker.sandbox.base import SandboxBroken, SandboxTimeout
 from checker.sandbox.config import SandboxConfig
 from checker.sandbox.process import ProcessSandbox
@@ -20,34 +22,35 @@ class SandboxPool:
 
     def __init__(self, config: SandboxConfig) -> None:
         self.config = config
-        self._waiting: list[ProcessSandbox] = []
+        self._waiting: ProcessSandbox | None = None
 
     def warm(self) -> None:
-        """Start a sandbox and return at once; it imports torch meanwhile."""
-        sandbox = ProcessSandbox(self.config)
-        sandbox.start()
-        self._waiting.append(sandbox)
+        """Start a sandbox and return at once; it imports torch meanwhile. If that fails, :meth:`take` says so."""
+        with contextlib.suppress(OSError):
+            self._waiting = self._started()
 
     def wait_warm(self) -> None:
-        """Block until the waiting sandbox is ready, so that the first check finds it so."""
-        self._waiting = [self._ready(sandbox) for sandbox in self._waiting]
+        """Block until the waiting sandbox is ready or given up, so that the first check does not wait for it."""
+        sandbox, self._waiting = self._waiting, None
+        if sandbox is not None:
+            with contextlib.suppress(SandboxUnavailable):
+                self._waiting = self._ready(sandbox)
 
     def take(self) -> ProcessSandbox:
         """A ready sandbox nobody else has or had. SandboxUnavailable if two in a row do not start."""
         failure: Exception | None = None
         for _ in range(2):
+            sandbox, self._waiting = self._waiting, None
             try:
-                if not self._waiting:
-                    self.warm()
-                return self._ready(self._waiting.pop())
+                return self._ready(sandbox or self._started())
             except (OSError, SandboxUnavailable) as error:
                 failure = error
         raise SandboxUnavailable(f"The sandbox does not start: {failure}")
 
-    def close(self) -> None:
-        """End the waiting sandbox."""
-        while self._waiting:
-            self._waiting.pop().close()
+    def _started(self) -> ProcessSandbox:
+        sandbox = ProcessSandbox(self.config)
+        sandbox.start()
+        return sandbox
 
     @staticmethod
     def _ready(sandbox: ProcessSandbox) -> ProcessSandbox:

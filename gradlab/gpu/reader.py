@@ -1,7 +1,7 @@
 """GPU readings that never keep anybody waiting: a driver call can hang for ever and cannot be ended from inside.
 
-The source runs in a thread of its own with a deadline. While it hangs, readers get the last good reading, marked with
-``stale_since`` (seconds since the epoch, else None) and a sentence, and no second call is started.
+The source runs in a thread of its own with a deadline. While it hangs, readers get the last good reading with a
+sentence that says from when it is, and no second call is started.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Reader:
         self._last: tuple[float, Reading] | None = None
 
     def __call__(self) -> Reading:
-        """The current reading, or the last good one marked as stale; returns within the deadline."""
+        """The current reading, or the last good one with a word on its age; returns within the deadline."""
         with self._changed:
             now = self._clock()
             if self._last is not None and 0 <= now - self._last[0] < self._fresh:
@@ -64,7 +64,7 @@ class Reader:
                 "devices": [],
             }
         with self._changed:
-            self._last = (self._clock(), reading | {"stale_since": None})
+            self._last = (self._clock(), reading)
             self._asked_at = None
             self._answers += 1
             self._changed.notify_all()
@@ -77,9 +77,8 @@ class Reader:
                 "message": f"The NVIDIA driver has not answered for {self._deadline:g} s. {remedy}",
                 "driver_version": None,
                 "devices": [],
-                "stale_since": self._asked_at,
             }
         since, reading = self._last
         when = time.strftime("%H:%M:%S", time.localtime(since))
         message = f"The NVIDIA driver does not answer; these figures are from {when}. {remedy}"
-        return reading | {"message": message, "stale_since": since}
+        return reading | {"message": message}

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -19,8 +19,8 @@ from gradlab.portal.auth import ApiInstructor, ApiVisitor, StreamInstructor, sti
 from gradlab.portal.body import read_notebook_body
 from gradlab.portal.context import Portal, portal_of
 from gradlab.portal.live import Overrun
-from gradlab.portal.standing import ClassRow, LabStanding, answers, class_rows, lab_standings
-from gradlab.store import Attempt, Submission
+from gradlab.portal.standing import ClassRow, LabStanding, class_rows, lab_of, lab_standings
+from gradlab.store import Submission
 
 __all__ = ["add_api"]
 
@@ -155,9 +155,9 @@ def attempts(
     return [models.AttemptModel.model_validate(asdict(attempt)) for attempt in found]
 
 
-async def gpu(request: Request, _visitor: ApiInstructor) -> models.GpuModel:
+def gpu(request: Request, _visitor: ApiInstructor) -> models.GpuModel:
     """What the server's GPUs are doing now."""
-    return models.GpuModel.model_validate(await portal_of(request).devices.latest())
+    return models.GpuModel.model_validate(portal_of(request).gpu())
 
 
 async def events(request: Request, _visitor: StreamInstructor) -> EventSourceResponse:
@@ -227,13 +227,13 @@ def _lab_model(standing: LabStanding) -> models.LabModel:
 def _submission_model(portal: Portal, found: Submission) -> models.SubmissionModel:
     results = found.verdict["results"] if found.verdict else ()
     passed = {result["exercise"] for result in results if result["outcome"] == "passed"}
-    state: Literal["accepted", "judged", "superseded"] = found.state  # type: ignore[assignment]
-    attempt = Attempt(found.id, found.lab, found.only, state, found.accepted_at, found.judged_at, found.verdict)
+    lab = lab_of(portal.course, found.lab)
     shown = {
-        name: models.AnswerModel(title=exercise.title, answer=exercise.answer, follow_up=exercise.follow_up)
-        for name, exercise in answers(portal.course, found.lab, passed).items()
+        exercise.name: models.AnswerModel(title=exercise.title, answer=exercise.answer, follow_up=exercise.follow_up)
+        for exercise in (lab.exercises if lab else ())
+        if exercise.name in passed
     }
-    return models.SubmissionModel.model_validate(asdict(attempt) | {"answers": shown})
+    return models.SubmissionModel.model_validate(asdict(found) | {"answers": shown})  # the model leaves the rest out
 
 
 def _learner_model(row: ClassRow) -> models.LearnerModel:

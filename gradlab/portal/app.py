@@ -21,7 +21,6 @@ from gradlab.errors import GradlabError, SubmissionRefused
 from gradlab.portal.api import add_api
 from gradlab.portal.auth import LoginNeeded, start_login
 from gradlab.portal.context import Portal, Presence, portal_of
-from gradlab.portal.devices import Devices
 from gradlab.portal.headers import SecurityHeaders, harden
 from gradlab.portal.hubauth import HubClient
 from gradlab.portal.live import Checks, Live
@@ -48,7 +47,7 @@ def create_app(
     clock: Callable[[], float] = time.time,
 ) -> FastAPI:
     """The whole portal under ``hub.prefix``. It listens to the checks while it runs, and closes only the Hub client:
-    store, checks and GPU reader belong to the caller."""
+    store, checks and GPU reader belong to the caller. ``gpu`` answers within seconds whatever the driver does."""
     portal = Portal(
         settings=settings,
         course=course,
@@ -57,7 +56,7 @@ def create_app(
         hub=hub,
         sessions=Sessions(credentials.cookie_key, clock=clock),
         live=Live(checks),
-        devices=Devices(gpu),
+        gpu=gpu,
         presence=Presence(store, clock),
         clock=clock,
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
 
 __all__ = ["read_notebook_body"]
 
@@ -23,21 +25,19 @@ async def read_notebook_body(request: Request, limit: int) -> bytes:
     announced = _announced(request)
     if announced is not None and announced > limit:
         if announced <= limit * _DRAIN_FACTOR and "expect" not in request.headers:
-            await _drain(request, limit * _DRAIN_FACTOR)
+            await _drain(request.stream(), limit * _DRAIN_FACTOR)
         raise _too_large(f"{announced / _MIB:.1f} MiB", limit)
     body = bytearray()
-    more = True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise HTTPException(400, "The notebook did not arrive whole: the connection broke off. Check again.")
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > limit:
-            body.clear()
-            if more:
-                await _drain(request, limit * _DRAIN_FACTOR)
-            raise _too_large(f"more than {limit / _MIB:g} MiB", limit)
+    chunks = request.stream()
+    try:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > limit:
+                body.clear()
+                await _drain(chunks, limit * _DRAIN_FACTOR)
+                raise _too_large(f"more than {limit / _MIB:g} MiB", limit)
+    except ClientDisconnect:
+        raise HTTPException(400, "The notebook did not arrive whole: the connection broke off. Check again.") from None
     return bytes(body)
 
 
@@ -46,15 +46,14 @@ def _announced(request: Request) -> int | None:
     return int(given) if given.isascii() and given.isdigit() else None
 
 
-async def _drain(request: Request, most: int) -> None:
+async def _drain(chunks: AsyncIterator[bytes], most: int) -> None:
     """Receive and forget."""
     seen = 0
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
         async with asyncio.timeout(_DRAIN_SECONDS):
-            while seen <= most:
-                message = await request.receive()
-                seen += len(message.get("body", b""))
-                if not message.get("more_body", False):
+            async for chunk in chunks:
+                seen += len(chunk)
+                if seen > most:
                     return
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request
 
 from gradlab.course import Course
-from gradlab.portal.devices import Devices
 from gradlab.portal.hubauth import HubClient, Visitor
 from gradlab.portal.live import Checks, Live
 from gradlab.portal.sessions import Sessions
@@ -33,17 +32,15 @@ class Presence:
         self._clock = clock
         self._written: dict[str, float] = {}
         self._instructors: frozenset[str] = frozenset()
-        self._lock = threading.Lock()
 
     @property
     def instructors(self) -> frozenset[str]:
         return self._instructors
 
     def due(self, visitor: Visitor) -> bool:
-        """Note the visitor's role, and say whether :meth:`write` has something to write."""
+        """Note the visitor's role, and say whether :meth:`write` has something to write. Called on the event loop."""
         if visitor.instructor != (visitor.name in self._instructors):
-            with self._lock:
-                self._instructors = self._instructors ^ {visitor.name}
+            self._instructors = self._instructors ^ {visitor.name}
         if visitor.instructor:
             return False
         return self._clock() - self._written.get(visitor.name, float("-inf")) >= _SEEN_EVERY
@@ -65,7 +62,7 @@ class Portal:
     hub: HubClient
     sessions: Sessions
     live: Live
-    devices: Devices
+    gpu: Callable[[], dict[str, Any]]
     presence: Presence
     clock: Callable[[], float]
 

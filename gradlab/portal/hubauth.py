@@ -42,8 +42,8 @@ class Visitor:
 
 
 class HubClient:
-    """The Hub as this service sees it. Answers about a token are kept for five seconds, so that a page with its
-    style sheet and its data costs the Hub one request, and a revoked token still ends within seconds."""
+    """The Hub as this service sees it. Answers about a token are kept for five seconds, so that a page and the data its
+    script reads cost the Hub one request, and a revoked token still ends within seconds."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class HubClient:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> HubClient:
-        """From the variables the Hub gives a service it starts; ServerError names a missing one."""
+        """From the variables that JupyterHub names for its services; ServerError names a missing one."""
         try:
             return cls(
                 api_url=environ["JUPYTERHUB_API_URL"],
@@ -80,7 +80,7 @@ class HubClient:
             )
         except KeyError as missing:
             raise ServerError(
-                f"{missing.args[0]} is not set: the portal runs as a service of JupyterHub, which sets it. "
+                f"{missing.args[0]} is not set: the portal runs as a service of JupyterHub; what starts both sets it. "
                 "Start everything with `gradlab up`."
             ) from None
 

@@ -162,6 +162,6 @@ class DeviceModel(BaseModel):
 
 class GpuModel(BaseModel):
     available: bool
-    message: str = Field(description="A sentence for people where no GPU can be read.")
+    message: str = Field(description="A sentence for people where no GPU can be read, or no longer; else empty.")
     driver_version: str | None
     devices: list[DeviceModel]

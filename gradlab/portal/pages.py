@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
-from starlette.concurrency import run_in_threadpool
 
 from gradlab.portal.auth import PageInstructor, PageVisitor, finish_login, xsrf_of
 from gradlab.portal.context import Portal, portal_of
 from gradlab.portal.hubauth import Visitor
 from gradlab.portal.render import Renderer
-from gradlab.portal.standing import ClassRow, class_rows, lab_standings
+from gradlab.portal.standing import ClassRow, class_rows, lab_of, lab_standings
 from gradlab.portal.views import attempt_views, class_counts, next_up
 
 __all__ = ["add_pages", "error_page"]
@@ -70,10 +69,10 @@ def learner_page(
     return _attempts_page(request, visitor, name, lab, every)
 
 
-async def class_page(request: Request, visitor: PageInstructor) -> HTMLResponse:
+def class_page(request: Request, visitor: PageInstructor) -> HTMLResponse:
     """The class table and the GPUs. The script keeps both up to date; without it they are as of now."""
     portal = portal_of(request)
-    rows = await run_in_threadpool(_rows, portal)
+    rows = _rows(portal)
     return _page(
         request,
         visitor,
@@ -83,7 +82,7 @@ async def class_page(request: Request, visitor: PageInstructor) -> HTMLResponse:
         labs=portal.course.labs,
         max_points=sum(lab.points for lab in portal.course.labs),
         counts=class_counts(rows, portal.clock()),
-        gpu=await portal.devices.latest(),
+        gpu=portal.gpu(),
     )
 
 
@@ -122,6 +121,7 @@ def error_page(request: Request, status: int, detail: str) -> HTMLResponse:
 def _attempts_page(request: Request, visitor: Visitor, name: str, lab: str | None, every: bool) -> HTMLResponse:
     portal = portal_of(request)
     limit = _MOST if every else _PAGE
+    chosen = lab_of(portal.course, lab) if lab else None
     found = portal.store.attempts(name, lab or None, limit=limit + 1)
     return _page(
         request,
@@ -135,6 +135,7 @@ def _attempts_page(request: Request, visitor: Visitor, name: str, lab: str | Non
         more=len(found) > limit,
         every=every,
         chosen=lab or None,
+        chosen_title=chosen.title if chosen else lab,
     )
 
 

@@ -21,7 +21,7 @@ __all__ = ["OUTCOMES", "STATIC_DIR", "Renderer", "ago", "amount", "prose"]
 _HERE = Path(__file__).parent
 STATIC_DIR = _HERE / "static"
 
-# How each outcome is shown: its icon and tone (`_icons.html`, `portal.css`), and its words.
+# How each outcome is shown: its icon and tone (`_parts.html`, `portal.css`), and its words.
 OUTCOMES = {
     "passed": ("check", "pass", "Passed"),
     "failed": ("cross", "fail", "Failed"),

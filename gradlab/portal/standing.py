@@ -10,7 +10,7 @@ from gradlab.course import Course, Exercise, Lab
 from gradlab.errors import CourseError
 from gradlab.store import Cell, Store
 
-__all__ = ["ClassRow", "ExerciseStanding", "LabCell", "LabStanding", "answers", "class_rows", "lab_standings"]
+__all__ = ["ClassRow", "ExerciseStanding", "LabCell", "LabStanding", "class_rows", "lab_of", "lab_standings"]
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,6 @@ class LabStanding:
     @property
     def done(self) -> bool:
         return self.passed == len(self.exercises)
-
-    @property
-    def begun(self) -> bool:
-        return any(exercise.attempts for exercise in self.exercises)
 
 
 @dataclass(frozen=True)
@@ -143,10 +139,9 @@ def _lab_cell(lab: Lab, cells: Mapping[str, Cell]) -> LabCell:
     )
 
 
-def answers(course: Course, lab: str, passed: Collection[str]) -> dict[str, Exercise]:
-    """The exercises whose interview answer may be shown; what the course no longer has is left out."""
+def lab_of(course: Course, slug: str) -> Lab | None:
+    """The lab, or None where the course no longer has it: attempts outlive their lab."""
     try:
-        found = course.lab(lab)
+        return course.lab(slug)
     except CourseError:
-        return {}
-    return {exercise.name: exercise for exercise in found.exercises if exercise.name in passed}
+        return None

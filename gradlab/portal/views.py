@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradlab.course import Course, Exercise, Lab
-from gradlab.errors import CourseError
-from gradlab.portal.standing import ClassRow, LabStanding, answers
+from gradlab.course import Course, Exercise
+from gradlab.portal.standing import ClassRow, LabStanding, lab_of
 from gradlab.store import Attempt
 
 __all__ = ["AttemptView", "ClassCounts", "ResultView", "attempt_views", "class_counts", "next_up"]
@@ -18,22 +17,15 @@ ACTIVE_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class ResultView:
-    """One exercise of a verdict; ``answer`` is the exercise whose interview answer may be shown."""
+    """One exercise of a verdict as the store has it; ``answer`` is the exercise once its answer may be read."""
 
     title: str
-    name: str
-    outcome: str
-    points: int
-    max_points: int
-    message: str
-    checks: tuple[Mapping[str, Any], ...]
-    output: str
-    seconds: float
+    result: Mapping[str, Any]
     answer: Exercise | None
 
     @property
     def has_more(self) -> bool:
-        return bool(self.message or self.checks or self.output or self.answer)
+        return bool(self.answer or any(self.result[key] for key in ("message", "checks", "output")))
 
 
 @dataclass(frozen=True)
@@ -46,16 +38,8 @@ class AttemptView:
     results: tuple[ResultView, ...]
 
     @property
-    def points(self) -> int:
-        return sum(result.points for result in self.results)
-
-    @property
-    def max_points(self) -> int:
-        return sum(result.max_points for result in self.results)
-
-    @property
     def passed(self) -> int:
-        return sum(result.outcome == "passed" for result in self.results)
+        return sum(view.result["outcome"] == "passed" for view in self.results)
 
 
 @dataclass(frozen=True)
@@ -92,34 +76,22 @@ def next_up(standings: Sequence[LabStanding]) -> LabStanding | None:
 
 
 def _attempt_view(course: Course, attempt: Attempt) -> AttemptView:
-    lab = _lab(course, attempt.lab)
-    titles = {exercise.name: exercise.title for exercise in lab.exercises} if lab else {}
-    results = attempt.verdict["results"] if attempt.verdict else []
-    shown = answers(course, attempt.lab, {result["exercise"] for result in results if result["outcome"] == "passed"})
+    lab = lab_of(course, attempt.lab)
+    exercises = {exercise.name: exercise for exercise in lab.exercises} if lab else {}
+
+    def title(name: str) -> str:
+        return exercises[name].title if name in exercises else name
+
     return AttemptView(
         attempt=attempt,
         lab_title=lab.title if lab else attempt.lab,
-        only_title=None if attempt.only is None else titles.get(attempt.only, attempt.only),
+        only_title=None if attempt.only is None else title(attempt.only),
         results=tuple(
             ResultView(
-                title=titles.get(result["exercise"], result["exercise"]),
-                name=result["exercise"],
-                outcome=result["outcome"],
-                points=result["points"],
-                max_points=result["max_points"],
-                message=result.get("message", ""),
-                checks=tuple(result.get("checks", ())),
-                output=result.get("output", ""),
-                seconds=result.get("seconds", 0.0),
-                answer=shown.get(result["exercise"]),
+                title=title(result["exercise"]),
+                result=result,
+                answer=exercises.get(result["exercise"]) if result["outcome"] == "passed" else None,
             )
-            for result in results
+            for result in (attempt.verdict["results"] if attempt.verdict else ())
         ),
     )
-
-
-def _lab(course: Course, slug: str) -> Lab | None:
-    try:
-        return course.lab(slug)
-    except CourseError:
-        return None

@@ -4,7 +4,11 @@ Between two attacks the same notebook holds a right answer, which must pass: no 
 hurts its neighbour.
 """
 
+import json
+import os
+import tempfile
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,9 @@ from tests.attacks.conftest import RIGHT, attacked_lab, attacks_notebook
 
 pytestmark = pytest.mark.xdist_group("attacks")  # the attacks of a list share one run of the judge
 
+
+# Where a judge that unpickles an answer would leave a file.
+EXPLODED = Path(tempfile.gettempdir(), f"gradlab-exploded-{os.getpid()}")
 
 # Each attack prints what it found, so that the test can also see that nothing of the checker was in reach.
 WITHOUT_POINTS = {
@@ -120,7 +127,7 @@ WITHOUT_POINTS = {
         class Bomb:
             def __reduce__(self):
                 import os
-                return (os.system, ("touch /tmp/exploded",))
+                return (os.system, ("echo LEAK; touch EXPLODED",))
         def energy(x):
             return Bomb()
     """,
@@ -176,17 +183,16 @@ WITHOUT_POINTS = {
                 pass
             return x.sum()
     """,
-    "escaping by ptrace and kill": """
+    "escaping by ptrace": """
         def energy(x):
-            import os, signal
-            for pid in range(1, 40):
-                if pid not in (os.getpid(), os.getppid()):
-                    try:
-                        os.kill(pid, 0)
-                    except ProcessLookupError:
-                        pass
-                    except PermissionError:
-                        pass
+            import ctypes, os
+            ptrace, attach, detach, any_child = ctypes.CDLL(None).ptrace, 16, 17, 0x4000_0000
+            # The agent decides nothing and may be attached to; process 1 may be bubblewrap's own, inside with it.
+            for pid in set(range(2, 2**15)) - {os.getpid(), os.getppid()}:
+                if ptrace(attach, pid, None, None) == 0:
+                    os.waitpid(pid, any_child)
+                    ptrace(detach, pid, None, None)
+                    print("LEAK", pid)
             return x.sum()
     """,
     "raising the limits": """
@@ -205,7 +211,8 @@ WITHOUT_POINTS = {
 
 @pytest.fixture(scope="session")
 def gained(verdicts):
-    return dict(zip(WITHOUT_POINTS, verdicts([textwrap.dedent(s) for s in WITHOUT_POINTS.values()]), strict=True))
+    attacks = [textwrap.dedent(source).replace("EXPLODED", str(EXPLODED)) for source in WITHOUT_POINTS.values()]
+    return dict(zip(WITHOUT_POINTS, verdicts(attacks), strict=True))
 
 
 @pytest.mark.parametrize("name", WITHOUT_POINTS)
@@ -214,6 +221,11 @@ def test_gains_no_point_and_finds_nothing(name, gained):
     assert result.points == 0
     assert result.outcome in ("failed", "error in your code"), result
     assert "LEAK" not in result.output
+
+
+def test_nothing_of_an_answer_is_unpickled_by_the_judge(gained):
+    assert gained["pickle bomb"].outcome == "failed"
+    assert not EXPLODED.exists()
 
 
 # What ends or breaks the program: the verdict says how, and the next exercise is judged all the same.
@@ -252,7 +264,7 @@ ENDINGS = {
         "import os\ndef energy(x):\n    for fd in range(3, 20):\n        try: os.write(fd, b'nonsense' * 100)\n"
         "        except OSError: pass\n    return x.sum()",
         "killed",
-        "ended the process",
+        "wrote over the answers",
     ),
     "closes the answer": (
         "import os\ndef energy(x):\n    os.closerange(3, 50)\n    return x.sum()",
@@ -285,12 +297,13 @@ def energy(x):
     for number in range(1, 40):
         for fd in range(3, 12):
             try:
-                os.write(fd, pack({"n": number, "value": (torch.zeros(()), [x], {})}))
+                os.write(fd, pack({"n": number, "value": (torch.zeros(()), [x])}))
             except OSError:
                 pass
     os._exit(0)
 """
 FORK_BOMB = "import os\ndef energy(x):\n    while True:\n        os.fork()"
+BADLY_FORGED_FRAME = FORGED_FRAME.replace("(torch.zeros(()), [x])", "5")
 CHILD_LEFT_BEHIND = """
 import os, time
 def energy(x):
@@ -321,7 +334,7 @@ def energy(x):
 
 @pytest.fixture(scope="session")
 def special(verdicts):
-    names = ("FORGED_FRAME", "FORK_BOMB", "CHILD_LEFT_BEHIND", "FULL_DISK", "WRITES_EVERYWHERE")
+    names = ("FORGED_FRAME", "BADLY_FORGED_FRAME", "FORK_BOMB", "CHILD_LEFT_BEHIND", "FULL_DISK", "WRITES_EVERYWHERE")
     return dict(zip(names, verdicts([globals()[name] for name in names]), strict=True))
 
 
@@ -330,6 +343,11 @@ def test_a_forged_answer_frame_is_only_an_answer(special):
     result = special["FORGED_FRAME"]
     assert result.points == 0
     assert result.outcome in ("failed", "killed")
+
+
+def test_a_forged_frame_of_another_shape_is_the_learners_fault_not_ours(special):
+    result = special["BADLY_FORGED_FRAME"]
+    assert (result.outcome, result.message) == ("killed", "Your code wrote over the answers it should return.")
 
 
 def test_a_fork_bomb_stays_in_its_sandbox(special):
@@ -360,12 +378,57 @@ def test_the_same_seed_gives_the_same_verdict_and_another_one_other_inputs(judge
     assert first != other
 
 
-@pytest.mark.parametrize("extra", ["raise ValueError('author')", "import os; os._exit(1)", "def broken("])
-def test_a_broken_checker_never_passes_anyone(extra, judge, tmp_path):
+BROKEN_CHECK = """
+@check("energy_0")
+def is_broken():
+    raise ValueError("author")
+
+"""
+
+
+def test_a_check_that_breaks_is_our_fault_and_the_next_exercise_is_judged_all_the_same(judge, tmp_path):
+    lab = attacked_lab(tmp_path, 2)
+    lab.checks.write_text(lab.checks.read_text().replace("# %%\n@check", f"# %%{BROKEN_CHECK}# %%\n@check", 1))
+    verdict = judge.check(lab, attacks_notebook([RIGHT, RIGHT]), seed=1)
+    first, second = verdict.results
+    assert (first.outcome, first.points) == ("our fault", 0)
+    assert first.message == "The check 'is_broken' is broken: ValueError: author"
+    assert (second.outcome, second.points) == ("passed", 3)
+    assert "in is_broken" in verdict.report  # the traceback
+
+
+def raised(report):
+    """The errors among the outputs of an executed notebook."""
+    outputs = [output for cell in json.loads(report)["cells"] for output in cell.get("outputs", ())]
+    return [(o["ename"], o["evalue"]) for o in outputs if o["output_type"] == "error"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "error"),
+    [
+        ("raise ValueError('author')", ("ValueError", "author")),
+        ("def broken(", ("SyntaxError", "line 1")),
+        ("import os; os._exit(1)", None),
+    ],
+)
+def test_a_broken_checker_never_passes_anyone_and_its_error_is_in_the_report(extra, error, judge, tmp_path):
     lab = attacked_lab(tmp_path, 1)
     lab.checks.write_text(lab.checks.read_text() + f"\n# %%\n{extra}\n")
     verdict = judge.check(lab, attacks_notebook([RIGHT]), seed=1)
     assert (verdict.results[0].outcome, verdict.points) == ("our fault", 0)
+    if error is None:  # the kernel itself is gone, and with it what it had to say
+        assert verdict.report == ""
+    else:
+        [(name, text)] = raised(verdict.report)
+        assert name == error[0]
+        assert error[1] in text
+
+
+def test_the_report_is_the_executed_notebook_once(judge, tmp_path):
+    verdict = judge.check(attacked_lab(tmp_path, 1), attacks_notebook([RIGHT]), seed=1)
+    assert raised(verdict.report) == []
+    assert verdict.report.count("SECRET_OF_THE_CHECKER") == 1
+    assert "gradlab-job-" not in json.loads(verdict.report)["metadata"]["papermill"].values()
 
 
 def test_an_exercise_without_checks_is_our_fault_not_a_pass(judge, tmp_path):

@@ -77,6 +77,69 @@ def test_points_new_learners_and_counters_appear_without_reloading(new_page: New
     expect(page.get_by_role("heading", level=1)).to_have_text(hostile)
 
 
+def test_a_visit_without_a_check_appears_within_twenty_seconds(new_page: NewPage, portal: Running) -> None:
+    page = new_page(None)
+    page.clock.install()
+    with page.expect_response("**/api/class"):  # the reading that begins every watch
+        watch_class(page, portal)
+    active = page.locator("[data-count=active]")
+    before = int(active.inner_text())
+    portal.store.see("new", now=time.time())
+    page.clock.fast_forward(20_000)
+    expect(page.locator("tr[data-learner=new]")).to_be_visible()
+    expect(active).to_have_text(str(before + 1))
+
+
+def test_the_panel_of_gpus_looks_the_same_from_server_and_script(
+    new_page: NewPage, portal: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well = {"index": 0, "uuid": "GPU-1", "name": "NVIDIA H200", "memory_used": 3 << 30, "memory_total": 141 << 30}
+    well |= {"utilisation": 42, "temperature": 50, "power": 78.25, "error": None}
+    silent: dict[str, object] = dict.fromkeys(well) | {"index": 1}
+    lost = dict.fromkeys(well) | {"index": 2, "error": "This GPU needs a reset: run `nvidia-smi --gpu-reset`."}
+    page = new_page(None)
+    page.clock.install()
+    for devices, message in (
+        ([well, silent, lost], ""),
+        ([well], "The NVIDIA driver does not answer. Run `nvidia-smi`."),
+        ([], "No NVIDIA driver is installed here: run `nvidia-smi`."),
+    ):
+        for key, value in {"available": bool(devices), "message": message, "devices": devices}.items():
+            monkeypatch.setitem(portal.gpu, key, value)
+        watch_class(page, portal)
+        panel = page.locator("section[aria-labelledby=gpu-heading]")
+        shown, drawn = panel.inner_text(), panel.locator("svg:visible").count()
+        monkeypatch.setitem(portal.gpu, "message", message + " Still so.")
+        with page.expect_response("**/api/gpu"):
+            page.clock.fast_forward(3_000)
+        expect(panel).to_contain_text("Still so.")
+        monkeypatch.setitem(portal.gpu, "message", message)
+        with page.expect_response("**/api/gpu"):
+            page.clock.fast_forward(30_000)
+        expect(panel).not_to_contain_text("Still so.")
+        assert panel.inner_text() == shown
+        assert panel.locator("svg:visible").count() == drawn
+        assert "`" not in shown
+        assert message.replace("`", "") in shown
+    page.close()
+
+
+def test_after_a_logout_the_page_asks_for_nothing_more(new_page: NewPage, portal: Running) -> None:
+    page = new_page(None)
+    page.clock.install()
+    watch_class(page, portal)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.route("**/api/gpu", lambda route: route.fulfill(status=401, json={"detail": "Log in again."}))
+    page.clock.fast_forward(3_000)
+    expect(page.get_by_role("status")).to_have_text("Logged out: reload this page to log in again")
+    before = len(asked)
+    for _ in range(4):
+        page.clock.fast_forward(30_000)
+        page.wait_for_timeout(50)
+    assert asked[before:] == []
+
+
 def test_after_a_lost_connection_nothing_is_missed(new_page: NewPage, portal: Running) -> None:
     portal.store.see("bea", now=time.time())
     page = new_page(None)

@@ -68,11 +68,16 @@ def test_equal_values_do_not_differ(value):
         (np.zeros(2), torch.zeros(2), "which is a NumPy array, not a tensor"),
         (np.zeros(2, np.float32), np.zeros(2), "an array of dtype float32, not float64"),
         (np.zeros((2, 1)), np.zeros(2), "an array of shape (2, 1), not (2,)"),
-        (np.array([1, 2]), np.array([1, 3]), "the first is at index [1]: 2, not 3"),
     ],
 )
 def test_a_difference_says_what_and_where(got, want, says):
     assert says in difference(got, want)
+
+
+def test_tensors_and_arrays_are_called_what_they_are():
+    rest = "that differs in 1 of 2 elements; the first is at index [1]: 2, not 3"
+    assert difference(np.array([1, 2]), np.array([1, 3])) == f"an array {rest}"
+    assert difference(torch.tensor([1, 2]), torch.tensor([1, 3])) == f"a tensor {rest}"
 
 
 def test_tolerance_follows_the_dtype():
@@ -90,6 +95,23 @@ def test_a_tolerance_given_is_the_one_used():
     assert difference(torch.tensor(1.05), torch.tensor(1.0), Tolerance(rtol=0.1, atol=0)) is None
     assert difference(torch.tensor(math.inf), torch.tensor(math.inf), CLOSE) is None
     assert difference(torch.tensor(math.inf), torch.tensor(-math.inf), CLOSE) is not None
+
+
+def test_only_infinity_is_close_to_infinity():
+    assert difference(math.inf, math.inf, CLOSE) is None
+    assert difference(5.0, math.inf, CLOSE) == "5.0, not inf"
+    assert difference(-math.inf, math.inf, CLOSE) == "-inf, not inf"
+    assert difference(math.inf, 5.0, CLOSE) == "inf, not 5.0"
+    assert difference(math.nan, math.nan, CLOSE) is None
+
+
+def test_integers_are_compared_exactly_unless_a_tolerance_is_given():
+    got, want = torch.tensor([2**60, 101]), torch.tensor([2**60, 100])
+    assert difference(got, want, Tolerance(atol=1)) is None
+    assert difference(got, want, Tolerance(rtol=0.01)) is None
+    assert difference(np.array([101]), np.array([100]), Tolerance(atol=1)) is None
+    assert difference(got, want, CLOSE) is not None
+    assert difference(torch.tensor([2**60 + 1]), torch.tensor([2**60]), CLOSE) is not None
 
 
 def test_numbers_that_round_to_the_same_text_are_shown_in_full():

@@ -109,6 +109,16 @@ def test_magics_are_blanked_without_moving_lines():
     assert [(segment.source, segment.line) for segment in found.segments] == [("def f(x):\n    return x % 2", 4)]
 
 
+def test_what_looks_like_a_magic_inside_a_string_stays():
+    answer = 'def f(x):\n    return """\n% of x\n! or not\nwhy?\n"""'
+    assert sources(answer) == [answer]
+
+
+def test_an_expression_over_lines_that_begin_with_an_operator_of_ipython_stays():
+    answer = "rest = (7\n% 4)"
+    assert sources(answer, "def f(x):\n    return rest")[0] == answer
+
+
 def test_star_imports_are_kept_because_they_may_bind_anything():
     assert sources("from math import *", "def f(x):\n    return sqrt(x)") == [
         "from math import *",
@@ -120,6 +130,17 @@ def test_future_features_hold_for_the_whole_notebook():
     found = program("from __future__ import annotations", "def f(x: Missing):\n    return x")
     assert found.future == ("annotations",)
     assert [segment.source for segment in found.segments] == ["def f(x: Missing):\n    return x"]
+
+
+def test_a_future_feature_that_is_imported_twice_counts_once():
+    found = program("from __future__ import annotations", "from __future__ import annotations", "def f(x): return x")
+    assert found.future == ("annotations",)
+
+
+def test_an_answer_nested_deeper_than_python_can_compare_is_an_answer():
+    deep = " + ".join(["x"] * 800)
+    assert program(f'def f(x):\n    """What f does."""\n    return {deep}').state == "ready"
+    assert program(f"def f(x):\n    return {deep}").state == "ready"
 
 
 @pytest.mark.parametrize(

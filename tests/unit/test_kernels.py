@@ -10,15 +10,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from checker.engine import Judge, JudgeConfig
 from checker.kernels import KernelPool
 from checker.sandbox.config import SandboxConfig
 from checker.sandbox.confinement import detect
+from tests.attacks.conftest import RIGHT, attacked_lab, attacks_notebook
 from tests.judges import until
 
 
 @pytest.fixture
-def folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where this test's kernels have their folders; sockets' paths must be short."""
+def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Where this test's kernels have their folders, none of them ``tmp_path``; sockets' paths must be short."""
     path = Path(tempfile.mkdtemp(prefix="k", dir="/tmp"))
     monkeypatch.setattr(tempfile, "tempdir", str(path))
     yield path
@@ -58,6 +60,51 @@ def test_a_kernel_is_used_once_and_leaves_nothing(pool: KernelPool, folders: Pat
     pool.close()
     assert gone(family() - before)
     assert list(folders.iterdir()) == []
+
+
+def test_a_kernel_writes_no_history_and_runs_no_file_of_the_operators(
+    pool: KernelPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    startup = tmp_path / ".ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "mine.py").write_text("mine = 3")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kernel = pool.take()
+    reply = kernel.client().execute_interactive(
+        "assert 'mine' not in globals() and not get_ipython().history_manager.enabled", store_history=True, timeout=60
+    )
+    assert reply["content"]["status"] == "ok", reply["content"]
+    pool.discard(kernel)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_kernel_that_cannot_be_shut_down_leaves_no_folder(
+    pool: KernelPool, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = pool.take()
+
+    def refuse(**_how: object) -> None:
+        raise RuntimeError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "shutdown_kernel", refuse)
+        with pytest.raises(RuntimeError, match="no"):
+            pool.discard(kernel)
+    assert list(folders.iterdir()) == []
+    kernel.shutdown_kernel(now=True)
+
+
+def test_a_sandbox_that_does_not_start_is_reported_in_its_own_words(tmp_path: Path) -> None:
+    judge = Judge(JudgeConfig(sandbox=detect(), pool=1, memory_mb=20))
+    try:
+        verdict = judge.check(attacked_lab(tmp_path / "lab", 1), attacks_notebook([RIGHT]), seed=1)
+    finally:
+        judge.close()
+    result = verdict.results[0]
+    assert result.outcome == "our fault"
+    assert result.message.startswith("The sandbox does not start: SandboxBroken: the agent has ended. It printed: ")
+    assert not result.message.endswith("It printed: nothing")
 
 
 def test_a_kernel_that_died_while_it_waited_is_not_handed_out(pool: KernelPool) -> None:

@@ -93,6 +93,18 @@ def test_an_answer_changed_if_its_last_run_is_not_among_the_cells(
     assert notebook.changed_since(ran(*runs)) == changed
 
 
+def test_the_answers_are_looked_up_once_however_long_the_history_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking them up parses every cell of the notebook, and every check waits for it."""
+    looked_up = []
+    names = Notebook.answer_names
+    monkeypatch.setattr(Notebook, "answer_names", lambda self: looked_up.append(1) or names(self))
+    notebook = Notebook.read(write(tmp_path / "a.ipynb", with_answer(RIGHT)))
+    assert notebook.changed_since(ran(*[WRONG] * 100)) == ["rank_of"]
+    assert len(looked_up) == 1
+
+
 def test_without_exercise_marks_every_cell_counts(tmp_path: Path) -> None:
     content = lab_notebook("class Net:\n    pass")
     del content["cells"][0]["metadata"]["exercise"]

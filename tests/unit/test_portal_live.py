@@ -6,15 +6,17 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
 from gradlab.checks import Event
+from gradlab.gpu.reader import Reader
 from gradlab.portal import api
-from gradlab.portal.devices import Devices
 from gradlab.portal.live import Live, Overrun
 from tests.courses import write_course
 from tests.portals import Running, running_portal, until
@@ -187,48 +189,23 @@ def test_events_after_the_loop_has_closed_are_dropped_quietly() -> None:
     checks.tell(1)
 
 
-def test_a_hanging_gpu_driver_delays_no_page_and_is_asked_once() -> None:
-    release = threading.Event()
-    calls = []
+def test_a_hanging_gpu_driver_delays_no_other_page(portal: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, asked = threading.Event(), threading.Event()
 
-    def read() -> dict[str, Any]:
-        calls.append(1)
-        release.wait(20)
+    def hang() -> dict[str, Any]:
+        asked.set()
+        release.wait(30)
         return {"available": True, "message": "", "driver_version": "1", "devices": []}
 
-    async def scenario() -> None:
-        devices = Devices(read, deadline=0.05)
-        for _ in range(3):
-            found = await devices.latest()
-            assert found["available"] is False
-            assert "The GPU driver has not answered for 0.05 s" in found["message"]
-        assert len(calls) == 1
-        release.set()
-        found = await devices.latest()
-        while not found["available"]:
-            found = await devices.latest()
-        assert await devices.latest() is found
-        assert len(calls) == 1
-
-    asyncio.run(scenario())
-
-
-def test_a_gpu_reader_that_fails_is_a_message_and_asked_again_later() -> None:
-    answers: list[Any] = [RuntimeError("no such device"), {"available": True, "message": "", "devices": []}]
-    now = [0.0]
-
-    def read() -> dict[str, Any]:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer  # type: ignore[no-any-return]
-
-    async def scenario() -> None:
-        devices = Devices(read, clock=lambda: now[0])
-        failed = await devices.latest()
-        assert failed["message"] == "The GPUs cannot be read: no such device. Run `gradlab gpu` on the server."
-        assert await devices.latest() is failed
-        now[0] = 2.1
-        assert (await devices.latest())["available"] is True
-
-    asyncio.run(scenario())
+    parts = replace(portal.app.state.portal, gpu=Reader(hang, deadline=20.0))
+    monkeypatch.setattr(portal.app.state, "portal", parts)
+    with portal.client("grace") as grace, portal.client("noor") as noor, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(grace.get, path) for path in ("class", "api/gpu")]
+        try:
+            assert asked.wait(20)
+            for path in ("", "attempts", "api/labs"):
+                assert noor.get(path).status_code == 200
+            assert not any(page.done() for page in waiting)
+        finally:
+            release.set()
+        assert [page.result().status_code for page in waiting] == [200, 200]

@@ -135,9 +135,10 @@ def test_running_and_replaced_attempts_are_told_apart(portal: Running) -> None:
     first, _ = portal.store.accept("eli", "tensors", b"{}", seed=1, now=1.0)
     portal.store.accept("eli", "tensors", b"{}", seed=1, now=2.0)
     portal.store.supersede([first])
-    text = page(portal, "eli", "attempts")
-    assert "Being checked" in text
-    assert "Replaced by a newer check" in text
+    for path in ("", "attempts"):
+        text = source(portal, "eli", path)
+        assert "Being checked" in text
+        assert re.search(r"<svg[^>]*>.*?</svg><span>Replaced by a newer check</span>", text)
 
 
 def test_attempts_can_be_narrowed_to_a_lab_and_go_back_beyond_the_first_fifty(portal: Running) -> None:
@@ -148,6 +149,7 @@ def test_attempts_can_be_narrowed_to_a_lab_and_go_back_beyond_the_first_fifty(po
     assert source(portal, "fay", "attempts?every=true").count('id="attempt-') == 53
     assert "Only attempts at Tensors ." in page(portal, "fay", "attempts?lab=tensors")
     assert 'id="attempt-' not in source(portal, "fay", "attempts?lab=other")
+    assert "Only attempts at other ." in page(portal, "fay", "attempts?lab=other")
 
 
 def test_before_the_first_check_the_attempts_page_says_how_to_begin(portal: Running) -> None:
@@ -214,23 +216,29 @@ def test_the_class_page_is_complete_without_a_script(portal: Running) -> None:
     assert 'data-learner="grace"' not in text
 
 
-def test_the_class_page_shows_gpus_and_what_they_do_not_report(portal: Running) -> None:
+def test_the_class_page_shows_gpus_what_they_do_not_report_and_that_the_driver_hangs(
+    portal: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device = {"index": 0, "uuid": "GPU-1", "name": "NVIDIA H200", "memory_used": 3 << 30, "memory_total": 141 << 30}
     device |= {"utilisation": 42, "temperature": 50, "power": None, "error": None}
-    lost = dict.fromkeys(device) | {"index": 1, "error": "This GPU has fallen off the bus."}
-    before = dict(portal.gpu)
-    portal.gpu.update(available=True, message="", driver_version="1", devices=[device, lost])
-    try:
-        portal.app.state.portal.devices._last = None
-        text = page(portal, "grace", "class")
+    lost = dict.fromkeys(device) | {"index": 1, "error": "This GPU has fallen off the bus. Run `nvidia-smi`."}
+    with monkeypatch.context() as changes:
+        for key, value in {"available": True, "message": "", "devices": [device, lost]}.items():
+            changes.setitem(portal.gpu, key, value)
+        text = source(portal, "grace", "class")
+        changes.setitem(portal.gpu, "message", "The NVIDIA driver does not answer. Run `nvidia-smi`.")
+        stale = source(portal, "grace", "class")
         with portal.client("grace") as grace:
             found = grace.get("api/gpu").json()
-    finally:
-        portal.gpu.update(before)
-        portal.app.state.portal.devices._last = None
-    assert "NVIDIA H200 Busy 42 % Memory 3.0 of 141 GiB 50 °C, —" in text
-    assert "This GPU has fallen off the bus." in text
+    assert "NVIDIA H200" in text
+    assert "Busy 42 % Memory 3.0 of 141 GiB 50 °C, —" in words(text)
+    assert "This GPU has fallen off the bus. Run <code>nvidia-smi</code>." in text
+    assert re.search(r'id="gpu-message" hidden', text)
+    assert "The NVIDIA driver does not answer. Run <code>nvidia-smi</code>." in stale
+    assert not re.search(r'id="gpu-message" hidden', stale)
+    assert "NVIDIA H200" in stale
     assert found["devices"][0] == device
+    assert found["message"].startswith("The NVIDIA driver does not answer.")
 
 
 def test_a_learner_nobody_has_seen_is_a_page_that_says_so(portal: Running) -> None:

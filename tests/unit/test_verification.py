@@ -189,7 +189,7 @@ def test_a_proof_that_does_not_hold_names_outcome_and_remedy(
 
 def test_what_needs_a_gpu_is_skipped_without_one_and_nothing_is_claimed(folder: CourseFolder) -> None:
     replace_in(folder.hidden / "exercises.toml", 'name = "double"', 'name = "double"\ngpu = true')
-    skipped = (Outcome.SKIPPED, "Needs a GPU, and this server has none.")
+    skipped = (Outcome.SKIPPED, "Needs a GPU, and checks on this server have none.")
     course = folder.load()
     lab = course.labs[0]
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -151,31 +152,50 @@ def test_a_prefix_is_bounded_before_anything_is_read():
 
 
 @pytest.mark.parametrize(
-    "tree",
+    ("tree", "says"),
     [
-        {"t": "object"},
-        {"t": "tensor", "dtype": "float32", "shape": [10**9], "axes": [0], "grad": False, "b": 0},
-        {"t": "tensor", "dtype": "float32", "shape": [-1, -4], "axes": [0, 1], "grad": False, "b": 0},
-        {"t": "tensor", "dtype": "float32", "shape": [1, 1], "axes": [0, 0], "grad": False, "b": 0},
-        {"t": "tensor", "dtype": "float32", "shape": [1.0], "axes": [0], "grad": False, "b": 0},
-        {"t": "tensor", "dtype": "int32", "shape": [1], "axes": [0], "grad": True, "b": 0},
-        {"t": "tensor", "dtype": "quint8", "shape": [4], "axes": [0], "grad": False, "b": 0},
-        {"t": "tensor", "dtype": "float32", "shape": [1], "axes": [0], "grad": False, "b": 7},
-        {"t": "array", "dtype": "|O", "shape": [1], "locked": False, "b": 0},
-        {"t": "array", "dtype": "<M8[ns]", "shape": [1], "locked": False, "b": 0},
-        {"t": "int", "v": "9" * 5000},
-        {"t": "dtype", "v": "__class__"},
-        {"t": "dtype", "v": "nn"},
-        {"t": "device", "v": "nowhere"},
-        {"t": "dict", "v": [[["unhashable"], 1]]},
-        {"t": "pickle", "b": 0},
-        {"t": ["tensor"]},
-        {},
+        ({"t": "object"}, "unknown type 'object'"),
+        (
+            {"t": "tensor", "dtype": "float32", "shape": [10**9], "axes": [0], "grad": False, "b": 0},
+            "needs 4000000000 bytes, not 4",
+        ),
+        (
+            {"t": "tensor", "dtype": "float32", "shape": [-1, -4], "axes": [0, 1], "grad": False, "b": 0},
+            "malformed shape",
+        ),
+        (
+            {"t": "tensor", "dtype": "float32", "shape": [1, 1], "axes": [0, 0], "grad": False, "b": 0},
+            "the axes are no permutation",
+        ),
+        ({"t": "tensor", "dtype": "float32", "shape": [1.0], "axes": [0], "grad": False, "b": 0}, "malformed shape"),
+        (
+            {"t": "tensor", "dtype": "int32", "shape": [1], "axes": [0], "grad": True, "b": 0},
+            "malformed frame: RuntimeError",
+        ),
+        (
+            {"t": "tensor", "dtype": "quint8", "shape": [4], "axes": [0], "grad": False, "b": 0},
+            "malformed frame: KeyError",
+        ),
+        (
+            {"t": "tensor", "dtype": "float32", "shape": [1], "axes": [0], "grad": False, "b": 7},
+            "malformed frame: IndexError",
+        ),
+        ({"t": "array", "dtype": "|O", "shape": [1], "locked": False, "b": 0}, "unknown array dtype"),
+        ({"t": "array", "dtype": "<M8[ns]", "shape": [1], "locked": False, "b": 0}, "unknown array dtype"),
+        ({"t": "npscalar", "dtype": "|O", "b": 0}, "unknown scalar dtype"),
+        ({"t": "int", "v": "9" * 5000}, "an integer with too many digits"),
+        ({"t": "dtype", "v": "__class__"}, "unknown dtype"),
+        ({"t": "dtype", "v": "nn"}, "unknown dtype"),
+        ({"t": "device", "v": "nowhere"}, "malformed frame: RuntimeError"),
+        ({"t": "dict", "v": [[["unhashable"], 1]]}, "malformed frame: TypeError"),
+        ({"t": "pickle", "b": 0}, "unknown type 'pickle'"),
+        ({"t": ["tensor"]}, "malformed frame: TypeError"),
+        ({}, "malformed frame: KeyError"),
     ],
 )
-def test_a_malformed_value_is_a_wire_error_and_nothing_else(tree):
+def test_a_malformed_value_is_a_wire_error_and_nothing_else(tree, says):
     header = json.dumps({"v": tree, "b": [4]}).encode()
-    with pytest.raises(WireError):
+    with pytest.raises(WireError, match=re.escape(says)):
         unpack(header, b"\0\0\0\0")
 
 
@@ -197,7 +217,7 @@ def test_a_damaged_frame_is_read_as_some_value_or_refused(value, data):
 def test_lengths_that_do_not_add_up_are_refused():
     for lengths in ([3], [4, 1], [-4, 8], ["4"], [4.0]):
         header = json.dumps({"v": None, "b": lengths}).encode()
-        with pytest.raises(WireError):
+        with pytest.raises(WireError, match="the buffers' lengths do not add up"):
             unpack(header, b"\0\0\0\0")
 
 

@@ -169,8 +169,9 @@ stream.addEventListener("error", () => {
   else state("off", "Connecting again …");
 });
 addEventListener("pagehide", () => stream.close());
+// A visit and a hint move "last active" without an event.
 setInterval(() => {
-  if (learners.size) showCounts();
+  if (stream.readyState !== EventSource.CLOSED) later();
 }, 20000);
 
 // -- finding and sorting ----------------------------------------------------------------------------------------------
@@ -217,69 +218,61 @@ for (const head of document.querySelectorAll("th[data-sort]")) {
 // -- GPUs -------------------------------------------------------------------------------------------------------------
 
 const GIB = 2 ** 30;
-const icon = document.querySelector("#gpu-panel .icon");
+const gpuTemplate = document.querySelector("#gpu-template").content.querySelector("li");
 
-function element(name, text, className) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
-
-function measure(title, text, value, most) {
-  const group = element("div");
-  group.append(element("dt", title), element("dd", text));
-  if (value !== null && most) {
-    const bar = element("progress");
-    bar.max = most;
-    bar.value = value;
-    bar.setAttribute("aria-hidden", "true");
-    group.append(bar);
-  }
-  return group;
+// As the filter of that name in the pages: `code` becomes code.
+function showProse(element, text) {
+  const parts = text.split(/`([^`\n]+)`/).map((part, index) => {
+    if (index % 2 === 0) return part;
+    const code = document.createElement("code");
+    code.textContent = part;
+    return code;
+  });
+  element.replaceChildren(...parts);
 }
 
 function amount(value, unit) {
   return value === null ? "—" : `${Math.round(value).toLocaleString("en")}${unit}`;
 }
 
-function device(one) {
-  const card = element("li", undefined, "card device");
-  const name = element("p", undefined, "device-name");
-  name.append(element("b", one.index), " ", element("span", one.name ?? "GPU"));
-  card.append(name);
-  if (one.error) {
-    card.append(element("p", `⚠ ${one.error}`, "device-error"));
-    return card;
-  }
+function showMeasure(group, text, value, most) {
+  group.querySelector("dd").textContent = text;
+  const bar = group.querySelector("progress");
+  bar.hidden = value === null || !most;
+  if (bar.hidden) return;
+  bar.max = most;
+  bar.value = value;
+}
+
+function gpuCard(one) {
+  const card = gpuTemplate.cloneNode(true);
+  const [error, facts, climate] = [".device-error", "dl", ".small"].map((part) => card.querySelector(part));
+  card.querySelector(".device-name b").textContent = one.index;
+  card.querySelector(".device-name span").textContent = one.name ?? "GPU";
+  showProse(error.querySelector("span"), one.error ?? "");
   const known = one.memory_used !== null && one.memory_total;
   const memory = known ? `${(one.memory_used / GIB).toFixed(1)} of ${(one.memory_total / GIB).toFixed(0)} GiB` : "—";
-  const list = element("dl");
-  list.append(
-    measure("Busy", amount(one.utilisation, " %"), one.utilisation, 100),
-    measure("Memory", memory, known ? one.memory_used : null, one.memory_total),
-  );
-  card.append(list);
-  if (one.temperature !== null || one.power !== null) {
-    card.append(element("p", `${amount(one.temperature, " °C")}, ${amount(one.power, " W")}`, "muted small"));
-  }
+  showMeasure(card.querySelector("[data-measure=busy]"), amount(one.utilisation, " %"), one.utilisation, 100);
+  showMeasure(card.querySelector("[data-measure=memory]"), memory, one.memory_used, one.memory_total);
+  climate.textContent = `${amount(one.temperature, " °C")}, ${amount(one.power, " W")}`;
+  error.hidden = !one.error;
+  facts.hidden = Boolean(one.error);
+  climate.hidden = Boolean(one.error) || (one.temperature === null && one.power === null);
   return card;
 }
 
 function showGpus(gpu) {
-  const panel = document.querySelector("#gpu-panel");
-  if (gpu.devices.length) {
-    const list = element("ul", undefined, "devices");
-    list.append(...gpu.devices.map(device));
-    panel.replaceChildren(list);
-  } else {
-    const line = element("p", undefined, "card empty-gpu");
-    line.append(...(icon ? [icon] : []), element("span", gpu.message || "This server has no GPU."));
-    panel.replaceChildren(line);
-  }
+  const line = document.querySelector("#gpu-message");
+  showProse(line.querySelector("span"), gpu.message);
+  line.hidden = !gpu.message;
+  line.classList.toggle("tone-warn", gpu.devices.length > 0);
+  const list = document.querySelector("#gpu-devices");
+  list.replaceChildren(...gpu.devices.map(gpuCard));
+  list.hidden = gpu.devices.length === 0;
 }
 
 async function followGpus() {
+  if (stream.readyState === EventSource.CLOSED) return;
   let pause = 30000;
   if (!document.hidden) {
     try {

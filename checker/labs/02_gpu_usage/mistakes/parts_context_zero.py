@@ -1,6 +1,6 @@
 # exercise: memory_parts
 # outcome: failed
-# says: Nobody knows how large the context is, because your process is not listed. Unknown is None.
+# says: Nobody knows how large the context is: your process is not listed, or its memory is not known. Unknown is None.
 def memory_parts(index, pid, allocated, reserved):
     with nvml():
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)

@@ -1,6 +1,6 @@
 # exercise: memory_parts
 # outcome: failed
-# says: Your process is not listed, so what torch holds is still in unattributed: it counts twice.
+# says: Your process is not listed, or its memory is not known: what torch holds is still in unattributed and counts
 def memory_parts(index, pid, allocated, reserved):
     with nvml():
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
