@@ -1,7 +1,7 @@
 # `make` lists what there is. Everything is made in .venv and node_modules; nothing is installed on the system.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help environment up test lock
+.PHONY: help environment up test lock fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,3 +17,13 @@ test: environment ## lint, types, import directions and all tests that can run h
 
 lock: environment ## resolve the dependencies anew: requirements.lock and package-lock.json
 	@scripts/lock
+
+fuzz: environment ## look for input that the wire and its two ends do not stand (SECONDS=60: each of three targets)
+	@mkdir -p var
+	@for target in unpack student agent; do \
+	  .venv/bin/python -m tests.fuzz.fuzz_$$target -max_total_time=$(or $(SECONDS),60) -artifact_prefix=var/ || exit; \
+	done
+
+.PHONY: bench
+bench: environment ## how long a check takes, beside nbgrader, otter-grader and papermill (QUICK=1: fewer rounds, no page)
+	@.venv/bin/python -m bench.checks $(if $(QUICK),--quick)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import IO, Any
+from io import RawIOBase
+from typing import Any
 
-from labkit.wire import PREFIX, prefix_lengths, unpack
+from labkit.wire import PREFIX, WireError, prefix_lengths, unpack
 
 __all__ = ["Frames"]
 
@@ -17,16 +18,20 @@ class Frames:
     """
 
     def __init__(self, requests: int, replies: int) -> None:
-        self._requests = os.fdopen(requests, "rb", buffering=0)
+        self.requests = os.fdopen(requests, "rb", buffering=0)
         self._replies = os.fdopen(replies, "wb", buffering=0)
 
     def receive(self) -> Any:
-        """The next request's value; None at the end of the stream. WireError if it is no frame."""
-        prefix = _read(self._requests, PREFIX.size)
-        if len(prefix) < PREFIX.size:
+        """The next request's value; None at the end of the stream. WireError if it is no frame or cut off."""
+        prefix = _read(self.requests, PREFIX.size)
+        if not prefix:
             return None
-        header, payload = prefix_lengths(prefix)
-        return unpack(_read(self._requests, header), _read(self._requests, payload))
+        if len(prefix) == PREFIX.size:
+            header, payload = prefix_lengths(prefix)
+            body = memoryview(_read(self.requests, header + payload))
+            if len(body) == header + payload:
+                return unpack(body[:header], body[header:])
+        raise WireError("the stream ended in the middle of a frame")
 
     def send(self, frame: bytes) -> None:
         """Write a packed frame whole."""
@@ -35,9 +40,12 @@ class Frames:
             view = view[self._replies.write(view) :]
 
 
-def _read(stream: IO[bytes], size: int) -> bytes:
-    parts = []
-    while size > 0 and (part := stream.read(size)):
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+def _read(stream: RawIOBase, size: int) -> bytearray:
+    """``size`` bytes, or fewer at the end of the stream."""
+    data = bytearray(size)
+    view, got = memoryview(data), 0
+    while got < size and (part := stream.readinto(view[got:])):
+        got += part
+    view.release()
+    del data[got:]
+    return data
