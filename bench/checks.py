@@ -1,0 +1,171 @@
+"""How long a check takes: Gradlab beside nbgrader, otter-grader and plain papermill. ``make bench`` runs it.
+
+``python -m bench.checks`` measures everything in one run, prints the table and writes ``docs/benchmarks.md``. The exit
+status is 1 if a target is missed, which is then named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+from bench import tools
+from bench.environments import BenchError, ensure, version_in
+from bench.formats import exercises
+from bench.kernels import LAB_KERNELS, jupyter_server, kernel_ready, no_kernel
+from bench.measure import Failed
+from bench.report import Kernels, Machine, Row, markdown, table, targets, targets_table
+from bench.tools import MANY, Tool
+from checker.sandbox.confinement import detect
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+# Ten submissions are ten checks already; more rounds of them would take the whole run past ten minutes.
+ROUNDS, MANY_ROUNDS = 5, 3
+PLAIN_KERNEL = LAB_KERNEL = "python3"
+
+Say = Callable[[str], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write; the exit status."""
+    options = _parser().parse_args(arguments)
+    rounds, many_rounds = (2, 1) if options.quick else (ROUNDS, MANY_ROUNDS)
+    # Into a file the tables go as wide as they are.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - started:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    try:
+        rows, kernels = _measured(rounds, many_rounds, say)
+    except (BenchError, Failed) as error:
+        print(f"The benchmark ended: {error}", file=sys.stderr)
+        return 1
+    found = targets({row.key: row for row in rows}, kernels)
+    console.print(table(rows))
+    console.print(targets_table(found))
+    if options.quick:
+        console.print("So few repetitions tell little: docs/benchmarks.md is left as it is.")
+    else:
+        PAGE.write_text(markdown(rows, kernels, _machine()), encoding="utf-8")
+        console.print(f"Written to docs/{PAGE.name}.")
+    missed = [target.name for target in found if target.met is False]
+    if missed:
+        console.print(f"Missed: {'; '.join(missed)}.")
+    return 1 if missed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two repetitions (one of ten submissions) and no page")
+    return parser
+
+
+def _measured(rounds: int, many_rounds: int, say: Say) -> tuple[list[Row], Kernels]:
+    say("the peers' environments (made at the first run, a minute or two)")
+    for name in ("nbgrader", "otter"):
+        ensure(name)
+    with ExitStack() as stack:
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="gradlab-bench-", ignore_cleanup_errors=True))
+        )
+        rows, used = _tools(folder, stack, say)
+        for tool in used:
+            say(f"{tool.title}: the wrong notebook; memory")
+            tool.wrong()
+            rows[tool.key].memory = tool.memory()  # the warm-up, too: files are in memory now
+        for number in range(rounds):
+            say(f"one submission, round {number + 1} of {rounds}")
+            for tool in used:
+                rows[tool.key].ones += [tool.one() for _ in range(tool.checks)]
+        for number in range(many_rounds):
+            say(f"ten submissions, round {number + 1} of {many_rounds}")
+            for tool in used:
+                if not tool.no_many:
+                    rows[tool.key].manys.append(tool.many())
+    return list(rows.values()), _kernels(rounds, say)
+
+
+def _tools(folder: Path, stack: ExitStack, say: Say) -> tuple[dict[str, Row], list[Tool]]:
+    """The rows of the table in order, and the tools that can be used here."""
+    lab = exercises()
+    makers: list[tuple[str, Callable[[Path], Tool]]] = [
+        ("nbgrader", lambda place: tools.Nbgrader(place, lab)),
+        ("otter", lambda place: tools.Otter(place, lab)),
+        ("papermill", lambda place: tools.Papermill(place, lab)),
+        ("cold", lambda place: tools.Cold(place, lab)),
+        ("process", lambda place: tools.Warm(place, lab, detect())),
+        ("docker", lambda place: tools.Warm(place, lab, "docker")),
+        ("floor", tools.Floor),
+    ]
+    rows: dict[str, Row] = {}
+    used: list[Tool] = []
+    for key, make in makers:
+        say(f"{key}: set up")
+        try:
+            tool = make(folder / key)
+        except Failed as error:
+            # The one thing that a machine may lack.
+            if key != "docker":
+                raise
+            reason = str(error).splitlines()[0]
+            rows[key] = Row(key, tools.DOCKER_TITLE, f"not measured here: {reason}", MANY, reason=reason)
+            continue
+        stack.callback(tool.close)
+        used.append(tool)
+        rows[key] = Row(key, tool.title, tool.definition, MANY, no_many=tool.no_many)
+    return rows, used
+
+
+def _kernels(rounds: int, say: Say) -> Kernels:
+    """Both kernels in turns; the first round does not count."""
+    found = Kernels(reason=no_kernel(PLAIN_KERNEL, None) or no_kernel(LAB_KERNEL, LAB_KERNELS))
+    if found.reason:
+        return found
+    say("kernels with torch ready")
+    with jupyter_server():
+        for number in range(rounds + 1):
+            plain, ours = kernel_ready(PLAIN_KERNEL), kernel_ready(LAB_KERNEL, LAB_KERNELS)
+            if number:
+                found.plain.append(plain)
+                found.ours.append(ours)
+    return found
+
+
+def _machine() -> Machine:
+    peers = {
+        name: version_in(ensure(folder), name) for name, folder in (("nbgrader", "nbgrader"), ("otter-grader", "otter"))
+    }
+    ours = {name: version(name) for name in ("papermill", "ipykernel", "torch", "gradlab")}
+    return Machine(
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        cores=os.cpu_count() or 1,
+        processor=_processor(),
+        memory_gib=psutil.virtual_memory().total / (1 << 30),
+        versions={"Python": platform.python_version(), **peers, **ours},
+        command="make bench",
+    )
+
+
+def _processor() -> str:
+    """The model's name, which only the kernel knows; the architecture where it does not say."""
+    found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
