@@ -1,209 +1,109 @@
-"""The learner's program as the judge sees it: functions to call, whose answers are data or handles.
+"""The learner's program as the judge sees it: functions and classes to call, whose answers are data or remote objects.
 
 ``student.rank_of(x)`` runs in the sandbox and gives an :class:`Answer`; what it asserts raises :class:`Failure` with a
 sentence for the learner. An exception in learner code is kept in the answer, and raised when the answer is used, so
-that a check can expect one.
+that a check can expect one. :mod:`checker.remote` has what can be done with an object that stays in the sandbox.
 """
 
 from __future__ import annotations
 
+import functools
+import secrets
+import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from checker.compare import EXACT, Tolerance, describe, difference, rounded
+from checker import forbidden
+from checker.answer import Answer, Failure, ProgramEnded, StudentError
+from checker.draw import Draw
+from checker.remote import Remote, data
 from checker.results import Outcome
 from checker.sandbox.base import OutputFlood, Sandbox, SandboxBroken, SandboxGarbled, SandboxTimeout
+from labkit.exceptions import MAX_BASES, MAX_MESSAGE, MAX_NAME, MAX_TRACEBACK
+from labkit.operations import MAX_OPERATIONS
 from labkit.wire import Handle
 
-__all__ = ["Answer", "Failure", "ProgramEnded", "Student", "StudentError"]
+__all__ = ["Answer", "Failure", "ProgramEnded", "Remote", "Student", "StudentError"]
 
 # The agent's own start-up of a program (fork, frames) is not the learner's time; it gets this much on top.
 _GRACE_SECONDS = 5.0
 _WROTE_OVER = "Your code wrote over the answers it should return."
-
-
-class Failure(Exception):
-    """The answer is wrong; the text tells the learner what differs and, where known, the likely misconception."""
-
-
-@dataclass
-class StudentError(Exception):
-    """Learner code raised. ``bases`` are the names of the exception's classes, most special first."""
-
-    type: str
-    bases: tuple[str, ...]
-    message: str
-    where: str | None
-    traceback: str
-    call: str = ""
-
-    def __str__(self) -> str:
-        place = f" ({self.where})" if self.where else ""
-        during = f"{self.call} raised " if self.call else ""
-        text = f"{during}{self.type}: {self.message}{place}"
-        return f"{text}\n{self.traceback.rstrip()}" if self.traceback else text
-
-    @property
-    def outcome(self) -> Outcome:
-        memory = "MemoryError" in self.bases or "can't allocate memory" in self.message
-        memory = memory or self.type == "OutOfMemoryError"
-        return Outcome.OUT_OF_MEMORY if memory else Outcome.ERROR
-
-
-@dataclass
-class ProgramEnded(Exception):
-    """The program is gone: timed out, killed, or it ended itself. Nothing more can be asked of it.
-
-    ``reusable`` says whether the agent outlived it and can run the next program.
-    """
-
-    outcome: Outcome
-    message: str
-    reusable: bool = False
-
-    def __str__(self) -> str:
-        return self.message
-
-
-class Answer:
-    """What one call returned: its ``value``, and the assertions a check is made of."""
-
-    def __init__(self, call: str, value: Any = None, error: StudentError | None = None, after: Any = None) -> None:
-        self.call = call
-        self.error = error
-        self._value = value
-        self._after = after
-
-    @property
-    def value(self) -> Any:
-        """The returned data (or :class:`Handle`). Raises the learner's exception if there was one."""
-        if self.error is not None:
-            raise self.error
-        return self._value
-
-    @property
-    def args_after(self) -> list[Any]:
-        """The positional arguments as the call left them in the sandbox."""
-        if self.error is not None:
-            raise self.error
-        return list(self._after)
-
-    def equals(self, want: Any, *, diagnose: Mapping[str, Any] | None = None) -> None:
-        """The value is ``want``: same type, shape, dtype and elements.
-
-        ``diagnose`` maps what to tell the learner to the value that this misconception gives.
-        """
-        self._compare(want, EXACT, diagnose)
-
-    def is_close(
-        self,
-        want: Any,
-        *,
-        rtol: float | None = None,
-        atol: float | None = None,
-        diagnose: Mapping[str, Any] | None = None,
-    ) -> None:
-        """As :meth:`equals`, within the dtype's tolerance or the one given."""
-        self._compare(want, Tolerance(rtol, atol), diagnose)
-
-    def satisfies(self, predicate: Callable[[Any], bool], otherwise: str) -> None:
-        """``predicate(value)`` is true; ``otherwise`` is what the learner reads if not (``{got}`` is the value)."""
-        try:
-            good = predicate(self.value)
-        except (StudentError, ProgramEnded):
-            raise
-        except Exception:
-            # A predicate that cannot even be applied (wrong type, wrong shape) is an answer that does not satisfy it.
-            good = False
-        if good is not True:
-            raise Failure(f"{self.call}: {otherwise.replace('{got}', describe(self._value))}")
-
-    def raises(self, expected: str, *, otherwise: str = "") -> None:
-        """The call raised ``expected`` (an exception's class name) or a subclass of it."""
-        if self.error is None:
-            raise Failure(
-                f"{self.call} returned {describe(self._value)}; it should raise {expected}. {otherwise}".strip()
-            )
-        if expected not in self.error.bases:
-            raised = f"{self.call} raised {self.error.type} ({self.error.message})"
-            raise Failure(f"{raised}; it should raise {expected}. {otherwise}".strip())
-
-    def left_alone(self, *args: Any) -> None:
-        """The positional arguments are what they were: the call changed none of them in place."""
-        for index, (before, after) in enumerate(zip(args, self.args_after, strict=True)):
-            if (found := difference(after, before)) is not None:
-                raise Failure(f"{self.call} changed its argument {index + 1} in place: it is now {found}.")
-
-    def _compare(self, want: Any, tolerance: Tolerance, diagnose: Mapping[str, Any] | None) -> None:
-        value = self.value
-        found = difference(value, want, tolerance)
-        if found is None:
-            return
-        sentence = f"{self.call} returned {found}"
-        sentence += "" if sentence.endswith("?") else "."
-        for message, mistaken in (diagnose or {}).items():
-            if difference(value, mistaken, tolerance) is None:
-                raise Failure(f"{sentence} {message}")
-        raise Failure(sentence)
-
-    def as_dict(self, want: dict[Any, Any]) -> dict[Any, Any]:
-        """The value, to be looked at key by key; what is no dict fails as it would against ``want``."""
-        if type(self.value) is not dict:
-            self.equals(want)
-        found: dict[Any, Any] = self.value
-        return found
+_AGENT_DEAD = "Your code ended the process it ran in, or that was killed for want of memory."
+_CRASHES = {
+    -signal.SIGSEGV: "a segmentation fault",
+    -signal.SIGBUS: "a bus error",
+    -signal.SIGABRT: "it was aborted",
+    -signal.SIGILL: "an illegal instruction",
+    -signal.SIGFPE: "an arithmetic fault",
+}
 
 
 class Student:
-    """One learner's program in one sandbox. Attributes are its functions: ``student.name(*args)`` gives an Answer.
+    """One learner's program in one sandbox. Attributes are its names: ``student.name(*args)`` gives an Answer.
 
-    ``seconds`` is the wall-clock budget of all its calls together, on the judge's clock.
+    ``seconds`` is the wall-clock budget of all its calls together, on the judge's clock. ``seed`` draws what checks
+    need beside their inputs (upstream gradients, permutations); without it, they differ from run to run. A name of the
+    learner's that is also a method here is reached by ``student.call("make", …)``.
     """
 
-    def __init__(self, sandbox: Sandbox, *, seconds: float) -> None:
+    _segments: tuple[dict[str, Any], ...] = ()
+    _seed: int | None = None
+
+    def __init__(self, sandbox: Sandbox, *, seconds: float, seed: int | None = None) -> None:
         self._sandbox = sandbox
         self._budget = seconds
         self._limit = seconds
+        self._seed = seed
         self._number = 0
         self._ended: ProgramEnded | None = None
 
-    def __getattr__(self, name: str) -> Callable[..., Answer]:
-        if name.startswith("__"):
+    def __getattr__(self, name: str) -> Remote:
+        if name.startswith("_"):
             raise AttributeError(name)
-        return lambda *args, **kwargs: self.call(name, *args, **kwargs)
+        return Remote(self, name)
 
-    def call(self, target: str | Handle, *args: Any, keep: bool = False, **kwargs: Any) -> Answer:
-        """Call a function by name, or an object by handle. ``keep`` leaves even data in the sandbox, as a handle."""
-        text = _call_text(target, args, kwargs)
-        request = {"op": "call", "target": target, "args": list(args), "kwargs": kwargs, "keep": keep}
-        try:
-            value, after = self._ask(request)
-        except StudentError as error:
-            error.call = text
-            return Answer(text, error=error)
-        return Answer(text, value, after=after)
+    def call(self, target: str | Handle | Remote, *args: Any, keep: bool = False, **kwargs: Any) -> Answer:
+        """Call a function by name, or a remote object. ``keep`` leaves even data in the sandbox, as a handle."""
+        return self.remote(target)._called(args, kwargs, keep=keep)
 
-    def get(self, target: str | Handle) -> Answer:
-        """The value of a global name, or of a kept object, as data."""
-        return self._answer(str(target) if isinstance(target, str) else "the object", {"op": "get", "target": target})
+    def make(self, target: str, *args: Any, **kwargs: Any) -> Remote:
+        """Call a class or function and leave what it gives in the sandbox. Raises what the learner's code raised."""
+        return Remote(self, target).make(*args, **kwargs)
 
-    def put(self, value: Any) -> Handle:
+    def get(self, target: str | Handle | Remote) -> Answer:
+        """The value of a global name, or of a remote object, as data."""
+        return self.remote(target).get()
+
+    def put(self, value: Any) -> Remote:
         """Make an object in the sandbox, to be passed to several calls or looked at after them."""
-        handle: Handle = self._ask({"op": "put", "value": value})
-        return handle
+        return Remote(self, self._ask({"op": "put", "value": data(value)}))
 
-    def attr(self, target: Handle, name: str) -> Answer:
-        return self._answer(f".{name}", {"op": "attr", "target": target, "name": name})
+    def evaluate(self, expression: str) -> Remote:
+        """What an expression of the course's gives in the sandbox, left there; ``torch``, ``nn`` and ``np`` are known.
 
-    def item(self, target: Handle, key: Any) -> Answer:
-        return self._answer(f"[{key!r}]", {"op": "item", "target": target, "key": key})
+        None of the learner's names is in it, but torch itself may have been changed by the learner.
+        """
+        return Remote(self, self._ask({"op": "evaluate", "expression": expression, "keep": True}))
 
-    def set_item(self, target: Handle, key: Any, value: Any) -> None:
-        self._ask({"op": "set_item", "target": target, "key": key, "value": value})
+    def remote(self, target: str | Handle | Remote) -> Remote:
+        """A name, or an object that an answer gave as a handle, to be used as :class:`Remote`."""
+        return target if isinstance(target, Remote) else Remote(self, target)
+
+    def uses(self, *names: str) -> list[forbidden.Use]:
+        """Where the submitted program names these operations, in its order; see :mod:`checker.forbidden`."""
+        return forbidden.uses(self._segments, names)
+
+    def avoids(self, *names: str) -> None:
+        """The submitted program does not name these operations: Failure with the first line that does.
+
+        Read from the text that is judged, so nothing can be hidden by what runs; but a name may be put together so that
+        no reader finds it.
+        """
+        if found := self.uses(*names):
+            raise Failure(f"{found[0]}. {forbidden.by_hand(names)}")
 
     def simulate_gpu(self, state: dict[str, Any]) -> None:
         """From now on NVML shows the program GPUs in this state (see :mod:`labkit.nvsim`)."""
@@ -213,6 +113,7 @@ class Student:
 
     def _load(self, segments: list[dict[str, Any]], future: list[str], seed: int) -> None:
         """Run the program's statements. StudentError if they raise."""
+        self._segments = tuple(segments)
         cpu = int(self._limit + _GRACE_SECONDS)
         self._ask({"op": "start", "segments": segments, "future": future, "seed": seed, "cpu_seconds": cpu})
 
@@ -225,9 +126,15 @@ class Student:
             if not (isinstance(reply, dict) and "ended" in reply):
                 raise SandboxBroken(f"the agent answered {reply!r} to the end")
 
-    def _answer(self, text: str, request: dict[str, Any]) -> Answer:
+    # -- used by remote objects --------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _draw(self) -> Draw:
+        return Draw(secrets.randbits(62) if self._seed is None else self._seed, "student")
+
+    def _answer(self, text: str, request: dict[str, Any], verb: str = "returned") -> Answer:
         try:
-            return Answer(text, self._ask(request))
+            return Answer(text, self._ask(request), verb=verb)
         except StudentError as error:
             error.call = text
             return Answer(text, error=error)
@@ -248,19 +155,23 @@ class Student:
         except SandboxGarbled:
             raise self._over(Outcome.KILLED, _WROTE_OVER) from None
         except SandboxBroken:
-            raise self._over(Outcome.KILLED, "Your code ended the process it ran in.") from None
+            raise self._over(Outcome.KILLED, _AGENT_DEAD) from None
         self._budget = max(0.0, self._budget - (time.monotonic() - started))
         return self._read_reply(request, reply)
 
     def _read_reply(self, request: dict[str, Any], reply: Any) -> Any:
-        if isinstance(reply, dict) and type(reply.get("ended")) is int:
-            raise self._over(*_ending(reply["ended"], self._limit), reusable=True)
+        if _is_end(reply):
+            raise self._over(*_ending(reply, self._limit), reusable=True)
         if not _answers(request, reply):
-            self._sandbox.kill()
-            raise self._over(Outcome.KILLED, _WROTE_OVER)
+            raise self._forged()
         if "error" in reply:
             raise StudentError(**reply["error"] | {"bases": tuple(reply["error"]["bases"])})
         return reply["value"]
+
+    def _forged(self) -> ProgramEnded:
+        """The end of a program that answered as no agent would."""
+        self._sandbox.kill()
+        return self._over(Outcome.KILLED, _WROTE_OVER)
 
     def _over(self, outcome: Outcome, message: str, *, reusable: bool = False) -> ProgramEnded:
         self._ended = ProgramEnded(outcome, message, reusable)
@@ -273,53 +184,124 @@ def _answers(request: dict[str, Any], reply: Any) -> bool:
         return False
     if "error" in reply:
         return _is_error(reply["error"])
-    value = reply.get("value")
-    if request["op"] == "call":
-        if type(value) is not tuple or len(value) != 2:
-            return False
-        value, after = value
-        if type(after) is not list or len(after) != len(request["args"]):
-            return False
-    kept = request["op"] == "put" or request.get("keep", False)
-    return "value" in reply and (isinstance(value, Handle) or not kept)
+    if "value" not in reply:
+        return False
+    form = _FORMS.get(request["op"])
+    return form is None or form(request, reply["value"])
 
 
-def _is_error(data: Any) -> bool:
-    texts = ("type", "message", "traceback")
-    return (
-        isinstance(data, dict)
-        and data.keys() == {*texts, "bases", "where"}
-        and all(type(data[name]) is str for name in texts)
-        and type(data["bases"]) is list
-        and all(type(base) is str for base in data["bases"])
-        and type(data["where"]) in (str, type(None))
+def _is_kept(request: dict[str, Any], value: Any) -> bool:
+    return type(value) is Handle
+
+
+def _is_got(request: dict[str, Any], value: Any) -> bool:
+    return type(value) is Handle or not request["keep"]
+
+
+def _is_returned(request: dict[str, Any], value: Any) -> bool:
+    if type(value) is not tuple or len(value) != 2 or not _is_got(request, value[0]):
+        return False
+    return type(value[1]) is list and len(value[1]) == (len(request["args"]) if request["after"] else 0)
+
+
+def _are_attempts(request: dict[str, Any], value: Any) -> bool:
+    return type(value) is list and len(value) == len(request["calls"]) and all(map(_is_attempt, value))
+
+
+def _is_attempt(value: Any) -> bool:
+    return isinstance(value, dict) and (value.keys() == {"value"} or ("error" in value and _is_error(value["error"])))
+
+
+def _is_module(request: dict[str, Any], value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"parameters", "buffers", "training"}:
+        return False
+    if not all(isinstance(part, dict) and all(type(name) is str for name in part) for part in value.values()):
+        return False
+    facts = [*value["parameters"].values(), *value["buffers"].values()]
+    return all(map(_is_fact, facts)) and all(type(mode) is bool for mode in value["training"].values())
+
+
+def _is_fact(value: Any) -> bool:
+    if type(value) is not tuple or len(value) != 3:
+        return False
+    shape, dtype, requires_grad = value
+    sizes = shape is None or (
+        type(shape) is list and len(shape) <= 32 and all(type(n) is int and 0 <= n < 2**40 for n in shape)
+    )
+    return sizes and type(dtype) is torch.dtype and type(requires_grad) is bool
+
+
+def _is_forward(request: dict[str, Any], value: Any) -> bool:
+    return type(value) is tuple and len(value) == 2 and type(value[1]) is Handle
+
+
+def _are_gradients(request: dict[str, Any], value: Any) -> bool:
+    if type(value) is not tuple or len(value) != 2 or type(value[0]) is not list or type(value[1]) is not dict:
+        return False
+    named = all(type(name) is str for name in value[1])
+    return named and all(type(grad) in (torch.Tensor, type(None)) for grad in [*value[0], *value[1].values()])
+
+
+def _are_operations(request: dict[str, Any], value: Any) -> bool:
+    if type(value) is not list or len(value) > MAX_OPERATIONS:
+        return False
+    lines = all(type(line) is tuple and len(line) == 3 for line in value)
+    return lines and all(
+        _is_text(name, MAX_NAME) and _is_text(at, MAX_NAME) and type(n) is int for name, at, n in value
     )
 
 
-def _ending(status: int, limit: float) -> tuple[Outcome, str]:
-    """What the end of the program's process means; negative numbers are signals."""
-    if status == -24:  # SIGXCPU
+def _is_error(error: Any) -> bool:
+    if not isinstance(error, dict) or error.keys() != {"type", "bases", "message", "where", "traceback"}:
+        return False
+    where, bases = error["where"], error["bases"]
+    return (
+        _is_text(error["type"], MAX_NAME)
+        and _is_text(error["message"], MAX_MESSAGE)
+        and _is_text(error["traceback"], MAX_TRACEBACK)
+        and (where is None or _is_text(where, MAX_NAME))
+        and type(bases) is list
+        and len(bases) <= MAX_BASES
+        and all(_is_text(base, MAX_NAME) for base in bases)
+    )
+
+
+def _is_text(value: Any, limit: int) -> bool:
+    return type(value) is str and len(value) <= limit
+
+
+_FORMS: dict[str, Callable[[dict[str, Any], Any], bool]] = {
+    "put": _is_kept,
+    "evaluate": _is_kept,
+    "get": _is_got,
+    "call": _is_returned,
+    "each": _are_attempts,
+    "module": _is_module,
+    "forward": _is_forward,
+    "backward": _are_gradients,
+    "trace": _are_operations,
+}
+
+
+def _is_end(reply: Any) -> bool:
+    return isinstance(reply, dict) and type(reply.get("ended")) is int and -64 <= reply["ended"] <= 255
+
+
+def _ending(reply: dict[str, Any], limit: float) -> tuple[Outcome, str]:
+    """What the end of the program's process means; negative numbers are signals.
+
+    ``out_of_memory`` is there and true if the agent saw the kernel kill for want of memory.
+    """
+    status = reply["ended"]
+    if reply.get("out_of_memory") is True:
+        return Outcome.OUT_OF_MEMORY, "Your code wanted more memory than a check has, and was killed."
+    if status == -signal.SIGXCPU:
         return Outcome.TIMED_OUT, f"Your code used more processor time than the {limit:g} s allow."
-    if status == -9:
+    if status == -signal.SIGKILL:
         return Outcome.KILLED, "Your code was killed; most often it wanted more memory than there is."
-    if status in (-11, -7, -6):
-        return Outcome.KILLED, "Your code crashed the Python interpreter."
+    if status in _CRASHES:
+        return Outcome.KILLED, f"Your code crashed the Python interpreter ({_CRASHES[status]})."
+    if status < 0:
+        name = next((known.name for known in signal.Signals if known == -status), f"number {-status}")
+        return Outcome.KILLED, f"Your code was ended by the signal {name}."
     return Outcome.KILLED, f"Your code ended its Python process (status {status}) instead of returning."
-
-
-def _call_text(target: str | Handle, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """The call as the learner would write it, with arguments in a few words."""
-    name = target if isinstance(target, str) else "the object"
-    words = [_argument(arg) for arg in args] + [f"{key}={_argument(value)}" for key, value in kwargs.items()]
-    return f"{name}({', '.join(words)})"
-
-
-def _argument(value: Any) -> str:
-    if isinstance(value, Handle):
-        return f"<{value.type.rsplit('.', 1)[-1]}>"
-    if isinstance(value, torch.Tensor):
-        small = value.numel() <= 6 and value.dim() <= 2
-        return (
-            f"tensor({rounded(value.tolist())})" if small else f"<tensor {tuple(value.shape)} {str(value.dtype)[6:]}>"
-        )
-    return describe(value)

@@ -51,6 +51,10 @@ class OddStudent(Student):
         self._odd = answer
 
     def _ask(self, request: dict[str, Any]) -> Any:
+        if request["op"] == "each":
+            return [{"value": copy.copy(self._odd)} for _ in request["calls"]]
+        if request["op"] in ("module", "forward", "trace"):
+            raise StudentError("TypeError", ("TypeError",), "odd", None, "")
         if request["op"] == "put" or request.get("keep"):
             kept = Handle(2, "lab.Kept", "kept")
             return (kept, request["args"]) if request["op"] == "call" else kept

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from checker.remote import Remote
 from checker.spec import Answer, Failure, begin
 from labkit.wire import Handle
 
@@ -16,23 +17,6 @@ check, student, draw = begin(job)
 
 
 # %%
-def remote(expression: str) -> Handle:
-    """What an expression gives in the sandbox, left there; ``torch``, ``nn`` and ``np`` are known."""
-    modules = '__import__("torch"), __import__("torch.nn").nn, __import__("numpy")'
-    evaluate = student.attr(student.get("__builtins__").value, "eval").value
-    return student.call(evaluate, f"(lambda torch, nn, np: {expression})({modules})", keep=True).value
-
-
-def method(target: Handle, name: str, *args: Any) -> Any:
-    """What the method gives, as data."""
-    return student.call(student.attr(target, name).value, *args).value
-
-
-def kept(target: Handle, name: str, *args: Any) -> Handle:
-    """What the method gives, left there."""
-    return student.call(student.attr(target, name).value, *args, keep=True).value
-
-
 def plain(value: Any) -> Any:
     """``torch.Size`` as the tuple that it is."""
     return tuple(value) if type(value) is torch.Size else value
@@ -181,7 +165,7 @@ def autograd_flag():
     """requires_grad is True for a parameter, and for what was computed from one."""
     leaf = draw.tensor(3, 2)
     check_card(student.describe(leaf.clone().requires_grad_()), card(leaf, requires_grad=True))
-    result = kept(student.put(leaf.clone().requires_grad_()), "exp")
+    result = student.put(leaf.clone().requires_grad_()).exp.make()
     message = (
         "It was computed from a parameter, so autograd follows it, though it is no leaf and has no .grad."
     )
@@ -193,7 +177,7 @@ def autograd_flag():
 def device_is_asked():
     """A tensor on another device says so."""
     x = draw.tensor(*draw.shape(2, low=2))
-    elsewhere = kept(student.put(x), "to", "meta")
+    elsewhere = student.put(x).to.make("meta")
     want = card(x, device="meta")
     message = "The tensor is on the device meta: ask it, do not assume."
     check_card(student.describe(elsewhere), want, {message: want | {"device": "cpu"}})
@@ -261,7 +245,7 @@ def leaves_no_trace():
     """Afterwards torch.tensor(0.1) is float32 for everyone else, as before."""
     number = draw.real()
     student.every_digit([number]).equals(torch.tensor([number], dtype=torch.float64))
-    default = student.get(remote("torch.get_default_dtype()")).value
+    default = student.evaluate("torch.get_default_dtype()").get().value
     if default is not torch.float32:
         raise Failure(
             f"After the call PyTorch's default dtype is {default}: every tensor and layer that anyone "
@@ -398,14 +382,14 @@ ALL = ((np.float64, 1), (np.float32, 2), (np.int64, 3), (np.uint8, 2), (np.bool_
 TO_32 = "The dtype changed to PyTorch's default. torch.from_numpy and torch.tensor keep the array's own."
 
 
-def tensor_of(name: str, array: Handle, want: np.ndarray) -> Handle:
+def tensor_of(name: str, array: Remote, want: np.ndarray) -> Remote:
     """The learner's tensor, left there, once it is known to hold what the array holds."""
     call = f"{name}({_in_words(want)})"
-    kept = student.call(name, array, keep=True)
-    got = Answer(call, student.get(kept.value).value)
+    kept = student.make(name, array)
+    got = Answer(call, kept.get().value)
     right = torch.from_numpy(want.copy())
     got.equals(right, diagnose={TO_32: right.float()})
-    return kept.value
+    return kept
 
 
 def _in_words(array: np.ndarray) -> str:
@@ -419,9 +403,9 @@ def first(array: np.ndarray) -> Any:
     return (0,) * array.ndim
 
 
-def element(target: Handle, key: Any) -> Any:
+def element(target: Remote, key: Any) -> Any:
     """One element, as a Python number."""
-    return student.item(target, key).value.item()
+    return target[key].get().value.item()
 
 
 def drawn(dtype: Any, rank: int) -> np.ndarray:
@@ -433,11 +417,11 @@ def other(value: Any) -> Any:
     return (not value) if isinstance(value, bool) else value + 1
 
 
-def view_with_step(step: int) -> tuple[Handle, Handle, np.ndarray]:
+def view_with_step(step: int) -> tuple[Remote, Remote, np.ndarray]:
     """An array over there, every ``step``-th element of it (a view), and the same view here."""
     base = draw.array(8)
     there = student.put(base)
-    view = kept(there, "__getitem__", remote(f"slice(None, None, {step})"))
+    view = there[student.evaluate(f"slice(None, None, {step})")].keep()
     return there, view, base[::step]
 
 
@@ -449,13 +433,13 @@ def seen_from_both_sides():
         there = student.put(array)
         tensor = tensor_of("shared", there, array)
         old = array[first(array)].item()
-        student.set_item(tensor, first(array), other(old))
+        tensor[first(array)].set(other(old))
         if element(there, first(array)) == old:
             raise Failure(
                 f"shared({_in_words(array)}): after a write to the tensor the array still has the old value. "
                 "The tensor has a copy; sharing was asked for."
             )
-        student.set_item(there, first(array), old)
+        there[first(array)].set(old)
         if element(tensor, first(array)) != old:
             raise Failure(f"shared({_in_words(array)}): a write to the array is not seen in the tensor.")
 
@@ -468,14 +452,14 @@ def copy_is_private():
         there = student.put(array)
         tensor = tensor_of("copied", there, array)
         old = array[first(array)].item()
-        student.set_item(tensor, first(array), other(old))
+        tensor[first(array)].set(other(old))
         if element(there, first(array)) != old:
             raise Failure(
                 f"copied({_in_words(array)}): a write to the tensor changed the array. They still share "
                 "their memory."
             )
-        student.set_item(tensor, first(array), old)
-        student.set_item(there, first(array), other(old))
+        tensor[first(array)].set(old)
+        there[first(array)].set(other(old))
         if element(tensor, first(array)) != old:
             raise Failure(f"copied({_in_words(array)}): a write to the array changed the tensor.")
 
@@ -485,7 +469,7 @@ def views_are_shared():
     """A view with gaps in its memory is shared too: its elements are the large array's own."""
     base, view, want = view_with_step(2)
     tensor = tensor_of("shared", view, want)
-    student.set_item(tensor, 1, 7.0)
+    tensor[1].set(7.0)
     if element(base, 2) != 7.0:
         raise Failure(
             "shared(array[::2]) gave a copy, but a positive step is no obstacle: torch.from_numpy takes it "
@@ -501,7 +485,7 @@ def read_only_is_protected():
         array.flags.writeable = False
         there = student.put(array)
         tensor = tensor_of(name, there, array)
-        student.set_item(tensor, 0, 7.0)
+        tensor[0].set(7.0)
         if element(there, 0) == 7.0:
             raise Failure(
                 f"{name}({_in_words(array)}): a write to the tensor went through to the read-only array, "
@@ -515,12 +499,12 @@ def backwards_is_copied():
     for name in ("shared", "copied"):
         _, view, want = view_with_step(-1)
         tensor = tensor_of(name, view, want)
-        student.set_item(tensor, 0, 7.0)
+        tensor[0].set(7.0)
         if element(view, 0) == 7.0:
             raise Failure(f"{name}(array[::-1]): a write to the tensor changed the array.")
         table = draw.array(3, 4)
-        columns_back = remote("(slice(None), slice(None, None, -1))")
-        mirrored = kept(student.put(table), "__getitem__", columns_back)
+        columns_back = student.evaluate("(slice(None), slice(None, None, -1))")
+        mirrored = student.put(table)[columns_back].keep()
         tensor_of(name, mirrored, table[:, ::-1])
 
 
@@ -539,10 +523,10 @@ def odd_sizes():
 FIRST, LAST = 6, 3
 
 
-def network() -> Handle:
+def network() -> Remote:
     """A lazy network with a lazy part two levels down."""
     inner = "nn.Sequential(nn.LazyLinear(5, bias=False), nn.LazyBatchNorm1d())"
-    return remote(
+    return student.evaluate(
         f"nn.Sequential(nn.LazyLinear({FIRST}), nn.ReLU(), nn.Dropout(0.5), {inner}, nn.Linear(5, {LAST}))"
     )
 
@@ -554,15 +538,11 @@ WITHOUT_SHAPE = {
 ALL_WITHOUT = WITHOUT_SHAPE["parameters"] | WITHOUT_SHAPE["buffers"]
 
 
-def state(model: Handle) -> dict[str, torch.Tensor]:
-    return method(model, "state_dict")
-
-
-def settled(model: Handle, sample: torch.Tensor) -> dict[str, torch.Tensor]:
+def settled(model: Remote, sample: torch.Tensor) -> dict[str, torch.Tensor]:
     """Call the learner's settle; the model's state afterwards, all of it with shapes."""
     answer = student.settle(model, sample)
     answer.equals(None)
-    after = state(model)
+    after = model.state_dict()
     for name, value in after.items():
         if isinstance(value, Handle):
             raise Failure(
@@ -571,11 +551,9 @@ def settled(model: Handle, sample: torch.Tensor) -> dict[str, torch.Tensor]:
     return after
 
 
-def modes(model: Handle) -> dict[str, bool]:
+def modes(model: Remote) -> dict[str, bool]:
     """Whether each submodule is in training mode, by name; the model itself is ``""``."""
-    return student.call(
-        remote("lambda model: {n: m.training for n, m in model.named_modules()}"), model
-    ).value
+    return student.evaluate("lambda model: {n: m.training for n, m in model.named_modules()}")(model).value
 
 
 @check("settle")
@@ -590,16 +568,16 @@ def finds_them_all():
             "Modules inside modules have parameters too.": {"0.weight", "0.bias"},
         },
     )
-    student.unsettled(remote(f"nn.LazyLinear({draw.integer(2, 9)})")).equals({"weight", "bias"})
+    student.unsettled(student.evaluate(f"nn.LazyLinear({draw.integer(2, 9)})")).equals({"weight", "bias"})
 
 
 @check("settle")
 def empty_is_a_shape():
     """unsettled leaves out what is merely empty: a shape of (0,) is a shape."""
-    model = remote(f"nn.Sequential(nn.PReLU(0), nn.Linear(4, {draw.integer(1, 5)}))")
+    model = student.evaluate(f"nn.Sequential(nn.PReLU(0), nn.Linear(4, {draw.integer(1, 5)}))")
     message = "0.weight is an empty parameter: its shape (0,) is known. Only a lazy one has none."
     student.unsettled(model).equals(set(), diagnose={message: {"0.weight"}})
-    mixed = remote("nn.Sequential(nn.PReLU(0), nn.LazyLinear(2))")
+    mixed = student.evaluate("nn.Sequential(nn.PReLU(0), nn.LazyLinear(2))")
     student.unsettled(mixed).equals({"1.weight", "1.bias"})
 
 
@@ -637,7 +615,7 @@ def modes_are_kept():
     for frozen in ((), ("3",), ("",)):
         model = network()
         for name in frozen:
-            method(kept(model, "get_submodule", name), "eval")
+            model.get_submodule.make(name).eval()
         before = modes(model)
         settled(model, draw.tensor(3, 4))
         after = modes(model)
