@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jupytext
-import nbformat
+import psutil
 
 from checker.extract import Notebook, NotebookError, Program, extract
 from checker.extract import read_notebook as _read_notebook
 from checker.job import Job, JobTask
 from checker.kernels import KernelPool, KernelUnavailable
+from checker.notebook import checker_notebook
 from checker.results import CheckLine, Outcome, Result, Verdict
 from checker.sandbox.config import SandboxConfig
-from checker.sandbox.confinement import Method
+from checker.workplace import Workplace
 
 __all__ = ["Assignment", "Judge", "JudgeConfig", "NotebookError", "Task", "read_notebook"]
 
 # Longest a single cell of a checker notebook may take: the learner's limits act long before.
 _CELL_SECONDS = 300
+
+# What a waiting judge has for itself, forked or with a container of its own (`make bench`), and the part of the free
+# memory that all of them may take.
+_JUDGE_MB = {False: 64, True: 400}
+_SPARE = 4
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,18 @@ class Assignment:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """How learner code is confined and how many judges wait warm; sizes in MiB, output in KiB."""
+    """How learner code is confined, and how many judges wait warm (None: what the machine is good for)."""
 
-    sandbox: Method = "bubblewrap"
-    pool: int = 2
-    memory_mb: int = 2048
-    processes: int = 64
-    scratch_mb: int = 64
-    output_kb: int = 256
-    gpu: bool = False
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    pool: int | None = None
+
+    @property
+    def waiting(self) -> int:
+        """``pool``, or what this machine's cores and free memory are good for."""
+        if self.pool is not None:
+            return self.pool
+        room = psutil.virtual_memory().available // _SPARE // (_JUDGE_MB[self.sandbox.method == "docker"] << 20)
+        return max(1, min(2 * len(os.sched_getaffinity(0)), room))
 
 
 def read_notebook(data: bytes, assignment: Assignment) -> Notebook:
@@ -82,14 +91,8 @@ class Judge:
 
     def __init__(self, config: JudgeConfig) -> None:
         self._config = config
-        sandbox = SandboxConfig(
-            method=config.sandbox,
-            memory_mb=config.memory_mb,
-            processes=config.processes,
-            scratch_mb=config.scratch_mb,
-            output_kb=config.output_kb,
-        )
-        self._kernels = KernelPool(sandbox, config.pool)
+        self._workplace = Workplace()
+        self._kernels = KernelPool(config.sandbox, config.waiting, self._workplace)
 
     def warm(self) -> None:
         """Start judges in the background until ``pool`` of them wait."""
@@ -112,23 +115,26 @@ class Judge:
 
     def close(self) -> None:
         self._kernels.close()
+        self._workplace.close()
 
     def _run(
         self, assignment: Assignment, tasks: tuple[Task, ...], programs: dict[str, Program], seed: int
     ) -> tuple[list[Result], str]:
-        with tempfile.TemporaryDirectory(prefix="gradlab-job-") as folder:
+        with tempfile.TemporaryDirectory(prefix="job-", dir=self._workplace.path) as folder:
             found = Path(folder, "results.json")
-            _job(tasks, programs, seed, self._config.gpu, found).write(Path(folder, "job.json"))
-            fault = self._execute(assignment.checks, Path(folder, "job.json"), Path(folder, "report.ipynb"))
+            _job(tasks, programs, seed, bool(self._config.sandbox.gpus), found).write(Path(folder, "job.json"))
+            fault = self._execute(
+                assignment.checks, frozenset(programs), Path(folder, "job.json"), Path(folder, "report.ipynb")
+            )
             report = _read_report(Path(folder, "report.ipynb"))
             rows = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else []
         return [_result(task, rows, fault) for task in tasks], report
 
-    def _execute(self, checks: Path, job: Path, report: Path) -> str:
+    def _execute(self, checks: Path, asked: frozenset[str], job: Path, report: Path) -> str:
         """Run the checker notebook and write it to ``report``, also if a check raised; what went wrong, or ``""``."""
         import papermill  # takes half a second to load, for which no server start should wait
 
-        notebook = _read_checks(checks, checks.stat().st_mtime_ns)
+        notebook = checker_notebook(checks, asked)
         try:
             kernel = self._kernels.take()
         except KernelUnavailable as error:
@@ -213,19 +219,6 @@ def _result(task: Task, rows: list[dict[str, Any]], fault: str) -> Result:
     if fault and outcome in (Outcome.PASSED, Outcome.OUR_FAULT):
         return replace(result, outcome=Outcome.OUR_FAULT, points=0, message=fault)
     return result
-
-
-@functools.lru_cache(maxsize=64)
-def _read_checks(path: Path, _changed: int) -> nbformat.NotebookNode:
-    """The checker notebook, with a last cell that ends the sandbox; papermill works on a copy of its own."""
-    notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
-    notebook.cells.append(nbformat.v4.new_code_cell("specification.close()"))
-    for index, cell in enumerate(notebook.cells):
-        cell["id"] = f"cell-{index}"
-        cell.metadata.setdefault("tags", [])
-    notebook.metadata["kernelspec"] = {"name": "judge", "display_name": "Gradlab judge", "language": "python"}
-    return notebook
 
 
 def _read_report(path: Path) -> str:

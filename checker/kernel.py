@@ -1,6 +1,7 @@
 """The judge's kernel: an ordinary ipykernel that has the judge's modules loaded and a sandbox waiting.
 
-``python -m checker.kernel -f CONNECTION_FILE``. It is trusted: learner code never runs here.
+Forked from :func:`serve`'s process, or started as ``python -m checker.kernel -f CONNECTION_FILE``. It is trusted:
+learner code never runs here.
 """
 
 from __future__ import annotations
@@ -9,30 +10,71 @@ import json
 import os
 import threading
 import time
+from typing import Any
 
 from checker.sandbox.config import ENVIRONMENT, SandboxConfig
 from checker.sandbox.pool import SandboxPool
+from labkit import kernel
+from labkit.forkserver import ForkServer
 
-__all__ = ["main"]
+__all__ = ["forked", "main", "serve"]
+
+# While it starts, nobody waits for it; learners' browsers and the checks that run have the cores first.
+_PATIENT = 10
 
 
 def main() -> None:
     """Start the sandbox, then import what checks need while it does the same, then serve."""
     _die_with_parent()
-    sandboxes = SandboxPool(SandboxConfig(**json.loads(os.environ[ENVIRONMENT])))
-    sandboxes.warm()
+    sandboxes = _sandboxes()
 
     import torch
-    from ipykernel.kernelapp import IPKernelApp
-    from traitlets.config import Config
 
     import checker.spec  # noqa: F401  (imported so that the notebook finds it loaded)
 
     torch.set_num_threads(1)
     sandboxes.wait_warm()
+    _application(sandboxes).start()
+
+
+def serve(request: dict[str, Any], _descriptors: list[int]) -> int:
+    """Be the fork server of judge kernels, at ``request["path"]``; run in a child of the nursery."""
+    server = ForkServer(request["path"], forked)
+
+    import checker.spec  # noqa: F401
+
+    kernel.load()
+    server.serve()
+    return 0
+
+
+def forked(request: dict[str, Any], _descriptors: list[int]) -> int:
+    """The kernel in a child of :func:`serve`, with its sandbox ready."""
+    privileged = os.geteuid() == 0
+    if privileged:  # others could lower their priority, and never raise it again
+        os.setpriority(os.PRIO_PROCESS, 0, _PATIENT)
+    kernel.take_over(request)
+    sandboxes = _sandboxes()
+    app = _application(sandboxes)
+    sandboxes.wait_warm()
+    if privileged:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    app.start()
+    return 0
+
+
+def _sandboxes() -> SandboxPool:
+    sandboxes = SandboxPool(SandboxConfig(**json.loads(os.environ[ENVIRONMENT])))
+    sandboxes.warm()
+    return sandboxes
+
+
+def _application(sandboxes: SandboxPool) -> Any:
+    from traitlets.config import Config
+
     # Hidden checks are no history: nobody shall find them in a file.
     silent = Config({"HistoryManager": {"enabled": False}})
-    IPKernelApp.launch_instance(config=silent, user_ns={"sandboxes": sandboxes})
+    return kernel.application(config=silent, user_ns={"sandboxes": sandboxes})
 
 
 def _die_with_parent() -> None:

@@ -10,12 +10,11 @@ import queue
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,11 @@ from jupyter_client.channels import ZMQSocketChannel
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import KernelManager
 from nbclient.exceptions import DeadKernelError
-from traitlets import Type
+from traitlets import Type, Unicode
 
+from checker.nursery import Nursery
 from checker.sandbox.config import ENVIRONMENT, SandboxConfig
+from checker.workplace import Workplace
 
 __all__ = ["KernelPool", "KernelUnavailable"]
 
@@ -39,12 +40,19 @@ class KernelUnavailable(RuntimeError):
 
 
 class _JudgeSpecs(KernelSpecManager):  # type: ignore[misc]
-    """The one kernel the judge uses, so that nothing of the machine's or a user's Jupyter folders is looked up."""
+    """The one kernel the judge uses, so that nothing of the machine's or a user's Jupyter folders is looked up.
+
+    ``server`` is the socket of the fork server it comes from; empty: it is started cold.
+    """
+
+    server = Unicode()
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         # -P: nothing is imported from the working directory.
         argv = [sys.executable, "-P", "-m", "checker.kernel", "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name="Gradlab judge", language="python")
+        origin = {"provisioner_name": "gradlab-fork", "config": {"server": self.server, "run": "checker.kernel:forked"}}
+        metadata = {"kernel_provisioner": origin} if self.server else {}
+        return KernelSpec(argv=argv, display_name="Gradlab judge", language="python", metadata=metadata)
 
 
 class _Channel(ZMQSocketChannel):  # type: ignore[misc]
@@ -104,14 +112,16 @@ class _Kernel(KernelManager):  # type: ignore[misc]
 class KernelPool:
     """Up to ``size`` kernels wait; :meth:`take` never waits for a refill longer than a start takes. Thread-safe."""
 
-    def __init__(self, config: SandboxConfig, size: int) -> None:
+    def __init__(self, config: SandboxConfig, size: int, workplace: Workplace) -> None:
         self._config = config
         self._size = size
+        self._workplace = workplace
         self._ready: queue.SimpleQueue[_Kernel] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._started: set[_Kernel] = set()
         self._coming = 0
         self._closed = False
+        self._nursery = Nursery(workplace)
         # One thread for good: jupyter_client leaves an event loop behind in every thread that starts a kernel.
         self._refills = ThreadPoolExecutor(1, thread_name_prefix="judge-refill")
 
@@ -170,6 +180,7 @@ class KernelPool:
             kernel.shutdown_kernel(now=True)
         finally:
             shutil.rmtree(Path(kernel.connection_file).parent, ignore_errors=True)
+            self._sweep(kernel)
 
     def close(self) -> None:
         """End every kernel, waiting or in use."""
@@ -179,9 +190,19 @@ class KernelPool:
         for kernel in started:
             with contextlib.suppress(Exception):
                 self.discard(kernel)
+        self._nursery.close()
         self._refills.shutdown(wait=True)
 
+    def _sweep(self, kernel: _Kernel) -> None:
+        """Remove the container that a killed kernel cannot remove by itself, whatever runs in it."""
+        if self._config.method == "docker":
+            from checker.sandbox import docker
+
+            with contextlib.suppress(OSError):  # Docker does not answer; the next start sweeps
+                docker.sweep(self._config.installation, holders=[_holder(self._workplace, kernel)])
+
     def _refill(self, count: int) -> None:
+        self._nursery.ensure()
         for _ in range(count):
             try:
                 kernel = self._start()
@@ -199,17 +220,18 @@ class KernelPool:
 
     def _start(self) -> _Kernel:
         # Unix sockets in a private folder: no port that learner code on this machine could even connect to.
-        folder = tempfile.mkdtemp(prefix="gradlab-kernel-")
+        folder = str(self._workplace.folder("kernel-"))
         kernel = _Kernel(
             kernel_name="judge",
             client_factory=_Client,
-            kernel_spec_manager=_JudgeSpecs(),
+            kernel_spec_manager=_JudgeSpecs(server=self._nursery.judges),
             transport="ipc",
             ip=f"{folder}/socket",
             connection_file=f"{folder}/connection.json",
         )
         try:
-            kernel.start_kernel(env=_environment(self._config, folder), cwd="/")
+            config = replace(self._config, nursery=self._nursery.sandboxes)
+            kernel.start_kernel(env=_environment(config, folder), cwd="/")
             with self._lock:
                 self._started.add(kernel)
             client = kernel.client()

@@ -163,7 +163,14 @@ class Specification:
             return False
         if self._sandbox is None:
             self._sandbox = self._pool.take()
-        self._open, self._student = judged, Student(self._sandbox, seconds=judged.task.seconds)
+        self._open, self._student = (
+            judged,
+            Student(
+                self._sandbox,
+                seconds=judged.task.seconds,
+                seed=Draw(self._job.seed, f"{judged.task.name}/student").integer(0, 2**62),
+            ),
+        )
         try:
             # A seed of its own: the job's seed would tell the program what inputs come.
             seed = Draw(self._job.seed, f"{judged.task.name}/program").integer(0, 2**31)

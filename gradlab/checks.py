@@ -20,8 +20,10 @@ from typing import Literal, Protocol
 
 from checker.engine import Assignment, JudgeConfig, NotebookError, Task, read_notebook
 from checker.results import Outcome, Result, Verdict
-from checker.sandbox.confinement import detect
+from checker.sandbox.config import SandboxConfig
+from checker.sandbox.confinement import Method, detect
 from gradlab.course import Course, Lab
+from gradlab.credentials import Credentials
 from gradlab.errors import CourseError, SettingsError, SubmissionRefused
 from gradlab.settings import Settings
 from gradlab.store import Store, Submission
@@ -290,18 +292,29 @@ def assignment(lab: Lab) -> Assignment:
 
 def judge_config(settings: Settings) -> JudgeConfig:
     """How this server judges; SettingsError if learner code cannot be confined as it is told to."""
+    preference = settings.sandbox if settings.check_sandbox == "as learners" else settings.check_sandbox
+    gpus = tuple(name for word in settings.check_gpus.split(",") if (name := word.strip()))
+    if gpus and preference != "docker":
+        raise SettingsError(
+            f"GRADLAB_CHECK_GPUS={settings.check_gpus!r} has no effect with the sandbox {preference!r}: only a "
+            "container can be given a GPU. Set GRADLAB_CHECK_SANDBOX=docker, or leave GRADLAB_CHECK_GPUS empty."
+        )
     try:
-        method = detect(settings.sandbox)
+        method: Method | Literal["docker"] = "docker" if preference == "docker" else detect(preference)
     except RuntimeError as error:
         raise SettingsError(str(error)) from None
-    return JudgeConfig(
-        sandbox=method,
-        pool=settings.check_pool,
+    sandbox = SandboxConfig(
+        method=method,
+        image=settings.check_image,
+        gpus=gpus,
+        # Only containers outlive us, and have to be found again.
+        installation=Credentials.ensure(settings.credentials_file).installation if method == "docker" else "",
         memory_mb=settings.check_memory_mb,
         processes=settings.check_processes,
         scratch_mb=settings.check_scratch_mb,
         output_kb=settings.check_output_kb,
     )
+    return JudgeConfig(sandbox, pool=settings.check_pool)
 
 
 def verdict_of_our_fault(submission: Submission, lab: Lab | None, reason: str) -> Verdict:

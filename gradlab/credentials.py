@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -34,6 +35,11 @@ class Credentials:
         if not path.exists():
             _write_new(path, cls._generate())
         return cls._read(path)
+
+    @property
+    def installation(self) -> str:
+        """A name for this installation, which is no secret: the same after every start, and no other one's."""
+        return hashlib.sha256(f"installation {self.cookie_key}".encode()).hexdigest()[:16]
 
     @classmethod
     def _generate(cls) -> Credentials:

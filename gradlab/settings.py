@@ -44,9 +44,16 @@ class Settings(BaseModel):
     )
     learner_memory_mb: Count = Field(4096, description="Memory limit of each process of a learner's server, in MiB.")
     learner_processes: Count = Field(512, description="Processes and threads a learner's server may have.")
+    check_sandbox: Literal["auto", "bubblewrap", "unshare", "plain", "docker", "as learners"] = Field(
+        "as learners", description="How learner code is confined in a check: as GRADLAB_SANDBOX says, or otherwise."
+    )
+    check_image: str = Field("gradlab-lab", description="The image of a check's container, with the sandbox docker.")
+    check_gpus: str = Field("", description="UUIDs of GPUs that checks may use, separated by commas (sandbox docker).")
     notebook_mb: Count = Field(10, description="Largest notebook the judge accepts, in MiB.")
     check_workers: Count = Field(2, description="Checks that run at the same time.")
-    check_pool: Annotated[int, Field(ge=0)] = Field(2, description="Warm judges that wait, torch already imported.")
+    check_pool: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Warm judges that wait, torch already imported; empty: by cores and free memory."
+    )
     check_memory_mb: Count = Field(2048, description="Memory limit of learner code in a check, in MiB.")
     check_processes: Count = Field(64, description="Processes and threads learner code may have in a check.")
     check_scratch_mb: Count = Field(64, description="Size of the only writable folder in a check, in MiB.")

@@ -1,50 +1,108 @@
 """The sandbox's side: runs learners' programs and does what the judge asks of them, one call at a time.
 
-Run as ``python -m labkit.agent``, confined. Frames of :mod:`labkit.wire` come in on standard input and go out on
-standard output; both are moved away first, so that learner code finds an empty input and an output that is only shown.
+Started as ``python -m labkit.agent``, confined, or forked from a process that has torch loaded (:func:`forked`), which
+confines itself first. Frames of :mod:`labkit.wire` come in on standard input and go out on standard output; both are
+moved away, so that learner code finds an empty input and an output that is only shown.
 
-The agent imports torch once and then forks a child per program, which answers until it is told to end or dies; the
-agent reports how.
+The agent forks a child per program, which answers until it is told to end or dies; the agent reports how.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
+import sys
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from labkit import enclosure
+from labkit.forkserver import die_with_parent
 from labkit.frames import Frames
 from labkit.program import Program
+from labkit.rehearsal import load_lazy_parts
 from labkit.wire import pack
 
-__all__ = ["main"]
+__all__ = ["forked", "main"]
 
 
 def main() -> None:
-    """Serve programs until standard input ends."""
+    """Serve programs until standard input ends; with ``--warm``, load first what a program would wait for later."""
     # A parent that ran one multi-threaded operation leaves forked children that hang in their first one.
     torch.set_num_threads(1)
-    _load_lazy_parts()
+    if "--warm" in sys.argv:
+        load_lazy_parts()
+    serve()
+
+
+def forked(request: dict[str, Any], descriptors: list[int]) -> int:
+    """Confine this process as the request says, then serve: what a fork server runs in its child.
+
+    ``descriptors``: standard input, output and error, and a pidfd of the process that holds the namespaces, if any.
+    ``request``: ``limits``, ``uid``, ``environment``, ``network`` and ``user`` of :mod:`labkit.enclosure`.
+    """
+    for number, descriptor in enumerate(descriptors[:3]):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    if descriptors[3:]:
+        enclosure.enter(descriptors[3], user=request["user"], network=request["network"])
+        os.close(descriptors[3])
+        # Only a child is inside the PID namespace; this process waits outside, where nobody inside can see it.
+        child = os.fork()
+        if child:
+            os.closerange(0, 3)
+            return abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        os.setsid()
+    os.chdir("/tmp")
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    enclosure.limit(request["limits"])
+    enclosure.give_up_privileges(request["uid"])
+    die_with_parent()  # last: a new user id takes it off
+    serve()
+    return 0
+
+
+def serve() -> None:
+    """Run one program after another until standard input ends, or nobody is left to read what a program answers."""
     frames = _claim_streams()
     frames.send(pack({"ready": os.getpid()}))
     while (request := frames.receive()) is not None:
         if request.get("op") != "start":
             continue  # a late word to a program that has died
+        kills = _memory_kills()
         child = os.fork()
         if child == 0:
             try:
                 Program(frames).serve(request)
             finally:
                 os._exit(0)
-        _, status = os.waitpid(child, 0)
-        frames.send(pack({"ended": os.waitstatus_to_exitcode(status)}))
+        status = os.waitstatus_to_exitcode(_wait(child, frames))
+        frames.send(pack({"ended": status, "out_of_memory": status == -9 and _memory_kills() > kills}))
 
 
-def _load_lazy_parts() -> None:
-    """What torch loads at first use, loaded before any program waits for it."""
-    layer = torch.nn.Linear(1, 1)
-    layer(torch.zeros(1, 1)).sum().backward()
+def _memory_kills() -> int:
+    """How often the kernel has killed here for want of memory: it counts for each control group, so for a container."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        with contextlib.suppress(OSError):
+            words = Path(path).read_text().split()
+            return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
+    return 0
+
+
+def _wait(child: int, frames: Frames) -> int:
+    """The wait status of a program; the agent ends with it if the judge hangs up meanwhile."""
+    ended = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(ended, select.POLLIN)
+    poll.register(frames.requests, 0)  # no event but the hang-up: what there is to read is the program's
+    if ended not in dict(poll.poll()):
+        os._exit(0)
+    os.close(ended)
+    return os.waitpid(child, 0)[1]
 
 
 def _claim_streams() -> Frames:

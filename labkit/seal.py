@@ -1,4 +1,4 @@
-"""The last step into a sandbox, run there as ``python -c``: no new user namespaces from here on, then the program.
+"""The last step into a sandbox: no new user namespaces from here on. Run as ``python -c``, it then starts the program.
 
 In a user namespace of its own a program has every capability again: it could mount a tmpfs and fill the machine's
 memory past all its limits, and reach parts of the kernel that are closed to it otherwise. A seccomp filter answers

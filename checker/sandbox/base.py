@@ -5,16 +5,19 @@ A subclass only moves bytes. Frames, deadlines and what an end means are here, s
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import time
 from abc import ABC, abstractmethod
 from typing import Any
 
-from labkit.wire import PREFIX, WireError, pack, prefix_lengths, unpack
+from labkit.wire import MAX_HEADER, MAX_PAYLOAD, PREFIX, WireError, pack, prefix_lengths, unpack
 
-__all__ = ["OutputFlood", "Sandbox", "SandboxBroken", "SandboxGarbled", "SandboxTimeout"]
+__all__ = ["CHUNK", "OutputFlood", "Sandbox", "SandboxBroken", "SandboxGarbled", "SandboxTimeout"]
 
-_CHUNK = 1 << 16
+# What a subclass reads at most at one time.
+CHUNK = 1 << 16
+_MAX_INBOX = PREFIX.size + MAX_HEADER + MAX_PAYLOAD
 
 
 class SandboxBroken(Exception):
@@ -54,18 +57,18 @@ class Sandbox(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Kill, and give every descriptor back."""
+        """Kill, and give every descriptor back. Nobody waits for what the machine still has to clear away."""
 
     @abstractmethod
-    def _write_fd(self) -> int: ...
+    def _descriptors(self) -> tuple[tuple[int, ...], int]:
+        """Where the agent is heard, and where it is written to; all non-blocking, and one may be both."""
 
     @abstractmethod
-    def _read_fds(self) -> tuple[int, int]:
-        """Descriptors of the agent's replies and of what learner code prints, both non-blocking."""
+    def _read(self, descriptor: int) -> tuple[bytes, bytes]:
+        """What has come there, of the agent's replies and of what learner code printed; nothing if nothing has.
 
-    @abstractmethod
-    def _read(self, descriptor: int, size: int) -> bytes | None:
-        """Up to ``size`` bytes, ``b""`` at the end of the stream, None if there are none now."""
+        EOFError when no more replies will come.
+        """
 
     @abstractmethod
     def _write(self, data: memoryview) -> int:
@@ -98,9 +101,10 @@ class Sandbox(ABC):
 
     def take_output(self) -> str:
         """What learner code printed since the last call, as text (undecodable bytes replaced)."""
-        _, printed = self._read_fds()
-        while data := self._read(printed, _CHUNK):
-            self._add_output(data)
+        for descriptor in self._descriptors()[0]:
+            with contextlib.suppress(EOFError, SandboxBroken):
+                while self._collect(descriptor):
+                    pass
         text = self._output.decode(errors="replace")
         self._output.clear()
         return text
@@ -114,37 +118,42 @@ class Sandbox(ABC):
 
     def _pump(self, deadline: float, writing: memoryview | None = None) -> int:
         """Move bytes in whatever direction they go, at least once; returns how many of ``writing`` went out."""
-        replies, printed = self._read_fds()
+        readable, writable = self._descriptors()
+        events = dict.fromkeys(readable, selectors.EVENT_READ)
+        if writing is not None:
+            events[writable] = events.get(writable, 0) | selectors.EVENT_WRITE
         with selectors.DefaultSelector() as selector:
-            selector.register(replies, selectors.EVENT_READ)
-            selector.register(printed, selectors.EVENT_READ)
-            if writing is not None:
-                selector.register(self._write_fd(), selectors.EVENT_WRITE)
-            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            for descriptor, mask in events.items():
+                selector.register(descriptor, mask)
+            # Asked before the streams are: an answer that drips would otherwise never be late.
+            left = deadline - time.monotonic()
+            ready = selector.select(left) if left > 0 else []
         if not ready:
             self.kill()
             raise SandboxTimeout
         written = 0
-        for key, _ in ready:
-            if key.fd == printed:
-                self._add_output(self._read(printed, _CHUNK) or b"")
-            elif key.fd == replies:
-                data = self._read(replies, _CHUNK)
-                if data == b"":
-                    self.kill()
-                    raise SandboxBroken("the agent has ended")
-                self._inbox += data or b""
-            elif writing is not None:
-                try:
+        try:
+            for key, mask in ready:
+                if mask & selectors.EVENT_READ:
+                    self._collect(key.fd)
+                if mask & selectors.EVENT_WRITE and writing is not None:
                     written = self._write(writing)
-                except BrokenPipeError:
-                    self.kill()
-                    raise SandboxBroken("the agent has ended") from None
+        except (EOFError, BrokenPipeError):
+            self.kill()
+            raise SandboxBroken("the agent has ended") from None
         return written
 
-    def _add_output(self, data: bytes) -> None:
-        self._output += data
+    def _collect(self, descriptor: int) -> bool:
+        """Take in what has come there; False if nothing has. Neither inbox nor output grows past its bound."""
+        replies, printed = self._read(descriptor)
+        self._inbox += replies
+        self._output += printed
+        if len(self._inbox) > _MAX_INBOX:
+            self._inbox.clear()
+            self.kill()
+            raise SandboxGarbled("the agent answers more than it was asked")
         if len(self._output) > self._output_limit:
             del self._output[self._output_limit :]
             self.kill()
             raise OutputFlood
+        return bool(replies or printed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from checker.sandbox.confinement import Method
 
@@ -14,10 +15,28 @@ ENVIRONMENT = "GRADLAB_JUDGE_SANDBOX"
 
 @dataclass(frozen=True)
 class SandboxConfig:
-    """The method and its bounds; sizes in MiB, output in KiB."""
+    """The method and its bounds; sizes in MiB, output in KiB.
 
-    method: Method = "bubblewrap"
+    ``nursery`` is the socket of a :mod:`labkit.nursery` to fork from; empty: every sandbox loads torch by itself.
+    ``gpus`` are the UUIDs of the devices that learner code may use.
+
+    For Docker: ``image`` is what containers are made of; ``cpus`` is how many cores one may use; ``installation`` (the
+    same after every start of the server) and ``holder`` (the judge kernel) are written on each container, so that
+    :func:`checker.sandbox.docker.sweep` finds whose it is.
+    """
+
+    method: Method | Literal["docker"] = "bubblewrap"
     memory_mb: int = 2048
     processes: int = 64
     scratch_mb: int = 64
     output_kb: int = 256
+    nursery: str = ""
+    gpus: tuple[str, ...] = ()
+    image: str = "gradlab-lab"
+    cpus: float = 1.0
+    installation: str = ""
+    holder: str = ""
+
+    def __post_init__(self) -> None:
+        # Where this comes from JSON, it is a list.
+        object.__setattr__(self, "gpus", tuple(self.gpus))

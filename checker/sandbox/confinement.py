@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Confinement", "Limits", "Method", "command", "describe", "detect"]
+__all__ = ["Confinement", "Limits", "Method", "command", "describe", "detect", "holder"]
 
 Method = Literal["bubblewrap", "unshare", "plain"]
 _PROBE_SECONDS = 20
-_SEAL = Path(__file__).with_name("seal.py")
+_SEAL = Path(__file__).resolve().parent.parent.parent / "labkit" / "seal.py"
+# Says when its namespaces are complete, then does nothing until its input ends.
+_HOLD = ["/bin/sh", "-c", "echo; exec cat"]
 METHODS: tuple[Method, ...] = ("bubblewrap", "unshare", "plain")
 
 # What a program needs of /etc to start, resolve names and users; not the host's configuration or keys.
@@ -38,25 +40,26 @@ _ETC = (
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of each confined process (memory, CPU, files) and of its user (processes). None means unbounded."""
+    """Bounds of each confined process (memory, files) and of its user (processes). None means unbounded."""
 
     memory_mb: int | None = None
     processes: int | None = None
     file_mb: int | None = None
     open_files: int | None = None
-    cpu_seconds: int | None = None
 
-    def argv(self) -> list[str]:
-        """The ``prlimit`` prefix; core dumps are always off."""
-        bounds = {
+    def bounds(self) -> dict[str, int]:
+        """What is bounded, under ``prlimit``'s names, in bytes or numbers; core dumps are always off."""
+        found = {
             "data": None if self.memory_mb is None else self.memory_mb << 20,
             "nproc": self.processes,
             "fsize": None if self.file_mb is None else self.file_mb << 20,
             "nofile": self.open_files,
-            # Soft then hard: the first overrun is SIGXCPU (seen as "timed out"), the second SIGKILL.
-            "cpu": None if self.cpu_seconds is None else f"{self.cpu_seconds}:{self.cpu_seconds + 2}",
         }
-        return ["prlimit", "--core=0", *(f"--{name}={value}" for name, value in bounds.items() if value is not None)]
+        return {"core": 0} | {name: value for name, value in found.items() if value is not None}
+
+    def argv(self) -> list[str]:
+        """The ``prlimit`` prefix."""
+        return ["prlimit", *(f"--{name}={value}" for name, value in self.bounds().items())]
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,22 @@ class Confinement:
 def command(method: Method, confinement: Confinement, argv: list[str]) -> list[str]:
     """The argument list that runs ``argv`` confined by ``method``. The environment is the caller's to clear and set."""
     inner = [*confinement.limits.argv(), *_drop_privileges(confinement.uid, method), *_sealed(), *argv]
+    return [*_namespaces(method, confinement), *inner]
+
+
+def holder(method: Method, confinement: Confinement) -> list[str]:
+    """The argument list of a process that only holds the namespaces, for others to enter; empty if there are none.
+
+    It prints an empty line when they are complete, and ends when its standard input does.
+    """
+    found = _namespaces(method, confinement)
+    return [*found, *_HOLD] if found else []
+
+
+def _namespaces(method: Method, confinement: Confinement) -> list[str]:
     if method == "bubblewrap":
-        return [*_bubblewrap(confinement), *inner]
-    if method == "unshare":
-        return [*_unshare(confinement), *inner]
-    return inner
+        return _bubblewrap(confinement)
+    return _unshare(confinement) if method == "unshare" else []
 
 
 def describe(method: Method) -> str:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import contextlib
 
-from checker.sandbox.base import SandboxBroken, SandboxTimeout
+from checker.sandbox.base import Sandbox, SandboxBroken, SandboxTimeout
 from checker.sandbox.config import SandboxConfig
-from checker.sandbox.process import ProcessSandbox
 
-__all__ = ["SandboxPool", "SandboxUnavailable"]
+__all__ = ["SandboxPool", "SandboxUnavailable", "new_sandbox"]
 
 _START_SECONDS = 60.0
+
+
+def new_sandbox(config: SandboxConfig) -> Sandbox:
+    """A sandbox of the configured kind, not started. Docker's SDK is loaded only where it is used."""
+    if config.method == "docker":
+        from checker.sandbox.docker import DockerSandbox
+
+        return DockerSandbox(config)
+    from checker.sandbox.process import ProcessSandbox
+
+    return ProcessSandbox(config)
 
 
 class SandboxUnavailable(RuntimeError):
@@ -22,7 +32,7 @@ class SandboxPool:
 
     def __init__(self, config: SandboxConfig) -> None:
         self.config = config
-        self._waiting: ProcessSandbox | None = None
+        self._waiting: Sandbox | None = None
 
     def warm(self) -> None:
         """Start a sandbox and return at once; it imports torch meanwhile. If that fails, :meth:`take` says so."""
@@ -36,7 +46,7 @@ class SandboxPool:
             with contextlib.suppress(SandboxUnavailable):
                 self._waiting = self._ready(sandbox)
 
-    def take(self) -> ProcessSandbox:
+    def take(self) -> Sandbox:
         """A ready sandbox nobody else has or had. SandboxUnavailable if two in a row do not start."""
         failure: Exception | None = None
         for _ in range(2):
@@ -47,13 +57,13 @@ class SandboxPool:
                 failure = error
         raise SandboxUnavailable(f"The sandbox does not start: {failure}")
 
-    def _started(self) -> ProcessSandbox:
-        sandbox = ProcessSandbox(self.config)
+    def _started(self) -> Sandbox:
+        sandbox = new_sandbox(self.config)
         sandbox.start()
         return sandbox
 
     @staticmethod
-    def _ready(sandbox: ProcessSandbox) -> ProcessSandbox:
+    def _ready(sandbox: Sandbox) -> Sandbox:
         if sandbox.ready:
             return sandbox
         try:

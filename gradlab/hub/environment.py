@@ -57,7 +57,8 @@ def settings_environment(settings: Settings) -> dict[str, str]:
     found = {}
     for name in Settings.model_fields:
         value = getattr(settings, name)
-        found[PREFIX + name.upper()] = str(value.resolve() if isinstance(value, Path) else value)
+        value = value.resolve() if isinstance(value, Path) else value
+        found[PREFIX + name.upper()] = "" if value is None else str(value)
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from checker.engine import Judge, JudgeConfig
+from checker.sandbox.config import SandboxConfig
 from checker.sandbox.confinement import detect
 from gradlab.course import Course
 from gradlab.settings import ROOT
@@ -15,7 +16,7 @@ COURSE = Course.load(ROOT / "labs", ROOT / "checker" / "labs")
 
 @pytest.fixture(scope="module")
 def judge() -> Iterator[Judge]:
-    judge = Judge(JudgeConfig(sandbox=detect("auto"), pool=1))
+    judge = Judge(JudgeConfig(SandboxConfig(method=detect()), pool=1))
     judge.warm()
     yield judge
     judge.close()

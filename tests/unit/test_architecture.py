@@ -115,7 +115,7 @@ def test_nothing_of_the_server_or_the_judge_is_imported_by_what_learners_get() -
 
 
 def test_what_runs_inside_a_sandbox_needs_nothing_of_ours() -> None:
-    roots = {name.split(".")[0] for name in imports(ROOT / "checker" / "sandbox" / "seal.py")}
+    roots = {name.split(".")[0] for name in imports(ROOT / "labkit" / "seal.py")}
     assert roots <= set(sys.stdlib_module_names)
 
 

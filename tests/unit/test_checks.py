@@ -196,6 +196,25 @@ def test_learners_run_in_parallel_up_to_the_executor_and_in_order(make: Make, no
     assert set(order[2:]) == {"cyd", "dan"}
 
 
+def test_a_hundred_checks_of_one_learner_delay_another_by_one_at_most(
+    make: Make, store: Store, notebook: bytes
+) -> None:
+    judge = ScriptedJudge()
+    judge.gate.clear()
+    checks = make(judge, workers=1)
+
+    def marked(name: str) -> bytes:
+        return json.dumps(json.loads(notebook) | {"who": name}).encode()
+
+    hundred = [checks.accept("ada", "tensors", marked("ada")) for _ in range(50)]
+    other = checks.accept("bob", "tensors", marked("bob"))
+    hundred += [checks.accept("ada", "tensors", marked("ada")) for _ in range(50)]
+    judge.gate.set()
+    ended(checks, other, *hundred)
+    assert [json.loads(data)["who"] for _, _, _, data in judge.calls] == ["ada", "bob", "ada"]
+    assert [number for number in hundred if state(store, number) == "judged"] == [hundred[0], hundred[-1]]
+
+
 def test_many_threads_of_one_learner_leave_nothing_behind(make: Make, store: Store, notebook: bytes) -> None:
     checks = make(ScriptedJudge(), workers=4)
     numbers: list[int] = []

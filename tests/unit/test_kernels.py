@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,24 +13,28 @@ from checker.engine import Judge, JudgeConfig
 from checker.kernels import KernelPool
 from checker.sandbox.config import SandboxConfig
 from checker.sandbox.confinement import detect
+from checker.workplace import Workplace
 from tests.attacks.conftest import RIGHT, attacked_lab, attacks_notebook
 from tests.judges import until
 
 
 @pytest.fixture
-def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """Where this test's kernels have their folders, none of them ``tmp_path``; sockets' paths must be short."""
-    path = Path(tempfile.mkdtemp(prefix="k", dir="/tmp"))
-    monkeypatch.setattr(tempfile, "tempdir", str(path))
-    yield path
-    path.rmdir()  # fails if a kernel left anything there
+def workplace() -> Iterator[Workplace]:
+    made = Workplace()
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def pool(folders: Path) -> Iterator[KernelPool]:
-    pool = KernelPool(SandboxConfig(method=detect()), 1)
+def pool(workplace: Workplace) -> Iterator[KernelPool]:
+    pool = KernelPool(SandboxConfig(method=detect()), 1, workplace)
     yield pool
     pool.close()
+
+
+def kernels(workplace: Workplace) -> list[str]:
+    """The folders of kernels that are there now."""
+    return sorted(path.name for path in workplace.path.glob("kernel-*"))
 
 
 def family() -> set[int]:
@@ -42,7 +45,8 @@ def gone(pids: set[int]) -> bool:
     return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
 
 
-def test_a_kernel_is_used_once_and_leaves_nothing(pool: KernelPool, folders: Path) -> None:
+def test_a_kernel_is_used_once_and_leaves_nothing(pool: KernelPool, workplace: Workplace) -> None:
+    pool._nursery.ensure()
     before = family()
     pool.warm()
     first = pool.take()
@@ -58,8 +62,8 @@ def test_a_kernel_is_used_once_and_leaves_nothing(pool: KernelPool, folders: Pat
     assert second.is_alive()
 
     pool.close()
-    assert gone(family() - before)
-    assert list(folders.iterdir()) == []
+    assert gone(family())
+    assert kernels(workplace) == []
 
 
 def test_a_kernel_writes_no_history_and_runs_no_file_of_the_operators(
@@ -80,7 +84,7 @@ def test_a_kernel_writes_no_history_and_runs_no_file_of_the_operators(
 
 
 def test_a_kernel_that_cannot_be_shut_down_leaves_no_folder(
-    pool: KernelPool, folders: Path, monkeypatch: pytest.MonkeyPatch
+    pool: KernelPool, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = pool.take()
 
@@ -91,12 +95,12 @@ def test_a_kernel_that_cannot_be_shut_down_leaves_no_folder(
         patch.setattr(kernel, "shutdown_kernel", refuse)
         with pytest.raises(RuntimeError, match="no"):
             pool.discard(kernel)
-    assert list(folders.iterdir()) == []
+    assert kernels(workplace) == []
     kernel.shutdown_kernel(now=True)
 
 
 def test_a_sandbox_that_does_not_start_is_reported_in_its_own_words(tmp_path: Path) -> None:
-    judge = Judge(JudgeConfig(sandbox=detect(), pool=1, memory_mb=20))
+    judge = Judge(JudgeConfig(SandboxConfig(method=detect(), memory_mb=20), pool=1))
     try:
         verdict = judge.check(attacked_lab(tmp_path / "lab", 1), attacks_notebook([RIGHT]), seed=1)
     finally:
@@ -116,10 +120,10 @@ def test_a_kernel_that_died_while_it_waited_is_not_handed_out(pool: KernelPool) 
     assert pool.take() is not first
 
 
-def test_a_kernel_that_is_retired_after_the_close_is_ended_too(pool: KernelPool, folders: Path) -> None:
+def test_a_kernel_that_is_retired_after_the_close_is_ended_too(pool: KernelPool, workplace: Workplace) -> None:
     kernel = pool._start()
     pool._started.clear()  # as if it had started while the pool closed
     pool.close()
     pool.retire(kernel)
     assert not kernel.is_alive()
-    assert list(folders.iterdir()) == []
+    assert kernels(workplace) == []

@@ -17,7 +17,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_pa
     file = tmp_path / ".env"
     file.write_text("# mine\nGRADLAB_PORT=8100\nGRADLAB_HOST='0.0.0.0'\nOTHER=ignored\n")
     settings = Settings.from_env({"GRADLAB_PORT": "8200"}, env_file=file)
-    assert (settings.port, settings.host, settings.check_pool) == (8200, "0.0.0.0", 2)
+    assert (settings.port, settings.host, settings.check_pool) == (8200, "0.0.0.0", None)
 
 
 def test_an_empty_value_means_the_default(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""The hidden checker notebook of a lab, as papermill gets it."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+
+__all__ = ["checker_notebook"]
+
+
+def checker_notebook(path: Path, asked: frozenset[str]) -> nbformat.NotebookNode:
+    """The notebook without the checks of exercises nobody asked for, and with a last cell that ends the program.
+
+    Whoever runs it works on a copy: it is kept, as long as the file stays the same.
+    """
+    return _read(path, path.stat().st_mtime_ns, asked)
+
+
+@functools.lru_cache(maxsize=256)
+def _read(path: Path, _changed: int, asked: frozenset[str]) -> nbformat.NotebookNode:
+    notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.cells = _needed(notebook.cells, asked)
+    notebook.cells.append(nbformat.v4.new_code_cell("specification.close()"))
+    for index, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{index}"
+        cell.metadata.setdefault("tags", [])
+    notebook.metadata["kernelspec"] = {"name": "judge", "display_name": "Gradlab judge", "language": "python"}
+    return notebook
+
+
+def _needed(cells: list[Any], asked: frozenset[str]) -> list[Any]:
+    """All cells but those of other exercises' checks, with what they define for themselves.
+
+    Such a check would not run (:meth:`checker.spec.Specification.check`), but each cell costs a round trip.
+    """
+    idle = {}
+    for index, cell in enumerate(cells):
+        names, exercises = _definitions(cell.source) if cell.cell_type == "code" else (set(), set())
+        if exercises and not asked & exercises:
+            idle[index] = names
+    while True:
+        words = {word for index, cell in enumerate(cells) if index not in idle for word in _words(cell)}
+        used = [index for index, names in idle.items() if names & words]
+        if not used:
+            return [cell for index, cell in enumerate(cells) if index not in idle]
+        for index in used:
+            del idle[index]
+
+
+def _words(cell: Any) -> list[str]:
+    return re.findall(r"\w+", cell.source) if cell.cell_type == "code" else []
+
+
+def _definitions(source: str) -> tuple[set[str], set[str]]:
+    """The names that a cell defines and the exercises it checks; both empty if it does anything else."""
+    names: set[str] = set()
+    exercises: set[str] = set()
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # running it says what is wrong
+        return set(), set()
+    for statement in statements:
+        match statement:
+            case ast.FunctionDef(decorator_list=[]):
+                names.add(statement.name)
+            case ast.FunctionDef(decorator_list=[ast.Call(func=ast.Name("check"), args=[ast.Constant(exercise)])]):
+                names.add(statement.name)
+                exercises.add(str(exercise))
+            case ast.Assign(targets=[ast.Name(name)], value=value) if not _calls(value):
+                names.add(name)
+            case _:
+                return set(), set()
+    return names, exercises
+
+
+def _calls(value: ast.expr) -> bool:
+    return any(isinstance(node, ast.Call) for node in ast.walk(value))

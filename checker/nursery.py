@@ -1,0 +1,114 @@
+"""The processes that judges are forked from, seen from the server: started with it, ended with it.
+
+One (:mod:`labkit.nursery`) has torch loaded and nothing of the judge, for sandboxes. The other is its child, has the
+judge's modules as well, and forks the kernels: what both have loaded is in memory once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from checker.workplace import Workplace
+from labkit.forkserver import Forked, fork, wait_until_listening
+
+__all__ = ["Nursery"]
+
+log = logging.getLogger(__name__)
+
+_LISTEN_SECONDS = 30
+_LOAD_SECONDS = 120
+_MOST_STARTS = 3
+
+
+class Nursery:
+    """Both fork servers; thread-safe. If they cannot be had, judges start cold: slower, and with the same verdicts."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        self._workplace = workplace
+        self._lock = threading.Lock()
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._judges: Forked | None = None
+        self._starts = 0
+        self._closed = False
+
+    @property
+    def sandboxes(self) -> str:
+        """The socket to fork sandboxes from; empty if there is none."""
+        return str(self._folder / "sandboxes") if self._judges is not None and self._folder else ""
+
+    @property
+    def judges(self) -> str:
+        """The socket to fork judge kernels from; empty if there is none."""
+        return str(self._folder / "judges") if self._judges is not None and self._folder else ""
+
+    def ensure(self) -> None:
+        """Start both unless they run; blocks until torch is loaded. A failure is logged."""
+        with self._lock:
+            running = self._judges is not None and self._judges.poll() is None
+            if self._closed or running or self._starts >= _MOST_STARTS:
+                return
+            self._starts += 1
+            self._end()
+            try:
+                self._start()
+            except OSError as error:
+                log.warning("Nothing can be forked (%s), so every check starts cold and takes seconds longer.", error)
+                self._end()
+
+    def close(self) -> None:
+        """End both, and with them all they forked. ``ensure`` starts nothing any more."""
+        self._closed = True
+        process = self._process
+        if process is not None:
+            process.kill()  # also what :meth:`ensure` may be waiting for, under the lock
+        with self._lock:
+            self._end()
+
+    def _start(self) -> None:
+        # Unix sockets in a private folder: learner code can neither see nor reach them.
+        self._folder = self._workplace.folder("nursery-")
+        path = str(self._folder / "sandboxes")
+        argv = [sys.executable, "-P", "-m", "labkit.nursery", path]
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, env=_environment(), cwd="/", start_new_session=True
+        )
+        wait_until_listening(path, self._process, _LISTEN_SECONDS)
+        request = {"run": "checker.kernel:serve", "path": str(self._folder / "judges")}
+        judges = fork(path, request, timeout=_LOAD_SECONDS)
+        wait_until_listening(request["path"], judges, _LISTEN_SECONDS)
+        self._judges = judges
+
+    def _end(self) -> None:
+        if self._judges is not None:
+            self._judges.close()
+            self._judges = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            if self._process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    self._process.stdin.close()
+            self._process = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def _environment() -> dict[str, str]:
+    """Everything learner code could read of it in its own memory: no token, no name of the server's."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    return kept | {
+        "HOME": "/tmp",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }

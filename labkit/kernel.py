@@ -1,0 +1,69 @@
+"""An IPython kernel in a forked process: there at once, with torch loaded.
+
+A fork server calls :func:`load` once; its children call :func:`forked`, which does what
+``python -m ipykernel_launcher -f CONNECTION_FILE`` does. :class:`labkit.provisioner.ForkProvisioner` asks for them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from typing import Any
+
+from labkit.rehearsal import load_what_it_loads
+
+__all__ = ["application", "forked", "load", "take_over"]
+
+
+def load() -> None:
+    """Import all that a kernel imports before it answers its first cell, without starting one here."""
+    import ipykernel.kernelapp
+    import ipykernel.zmqshell  # noqa: F401
+
+    load_what_it_loads(_rehearse)
+
+
+def forked(request: dict[str, Any], _descriptors: list[int]) -> int:
+    """Be the kernel that the request describes: ``argv`` of a kernel spec, ``environment``, ``cwd``."""
+    import torch
+
+    take_over(request)
+    # The parent has one thread, so that it can be forked; a learner's kernel gets what torch takes by itself.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    application().start()
+    return 0
+
+
+def take_over(request: dict[str, Any]) -> None:
+    """Make this process look like one that was started with the request's command line."""
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    argv: list[str] = request["argv"]
+    sys.argv[:] = argv[argv.index("-m") + 1 :]
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def application(**traits: Any) -> Any:
+    """The IPython kernel for ``sys.argv``, all but serving: that is its ``start()``. ``traits`` are IPKernelApp's."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    # Whose end a kernel watches for; ipykernel itself reads it from the environment when it is imported.
+    app = IPKernelApp.instance(parent_handle=os.getppid(), **traits)
+    app.initialize()
+    return app
+
+
+def _rehearse() -> None:
+    """Start a kernel in a folder of its own and run a cell in it, as far as that goes without a client."""
+    with tempfile.TemporaryDirectory(prefix="gradlab-rehearsal-") as folder:
+        os.environ |= {"IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        sys.argv[1:] = ["--HistoryManager.enabled=False"]
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (this process ends at once)
+        app = application(transport="ipc", ip=f"{folder}/socket", connection_file=f"{folder}/connection.json")
+        app.kernel.shell.run_cell("1 + 1; print(get_ipython()); 1 / 0")
+        app.kernel.shell.Completer.complete("impor")
+        app.kernel.shell.object_inspect("print")

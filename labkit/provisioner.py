@@ -1,0 +1,59 @@
+"""A kernel provisioner for jupyter_client that forks kernels from a process that has torch loaded.
+
+A kernel spec asks for it (documentation of jupyter_client, "Kernel provisioning")::
+
+    "metadata": {"kernel_provisioner": {"provisioner_name": "gradlab-fork"}}
+
+Whatever starts kernels (JupyterLab, papermill, nbclient) stays as it is. If there is no fork server, or it fails, the
+kernel is started by its command line like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.provisioning import LocalProvisioner
+from traitlets import Unicode, default
+
+from labkit.forkserver import Forked, fork_soon
+
+__all__ = ["SOCKET", "ForkProvisioner"]
+
+log = logging.getLogger(__name__)
+
+SOCKET = "LABKIT_FORK_SERVER"
+
+# A fork server that has just been started needs some seconds to load; a cold kernel needs two, on a busy core more.
+_FORK_SECONDS = 10.0
+
+
+class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]
+    """``server`` is the fork server's socket, by default the one that the environment names; ``run`` what it calls."""
+
+    server = Unicode().tag(config=True)
+    run = Unicode("labkit.kernel:forked").tag(config=True)
+
+    @default("server")  # type: ignore[untyped-decorator]
+    def _named_by_the_environment(self) -> str:
+        return os.environ.get(SOCKET, "")
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
+        cwd = kwargs.get("cwd") or os.getcwd()
+        request = {"run": self.run, "argv": cmd, "environment": kwargs["env"], "cwd": str(Path(cwd).absolute())}
+        try:
+            self.process = await fork_soon(self.server, request, timeout=_FORK_SECONDS)
+        except OSError as error:
+            log.info("No kernel could be forked (%s); it is started instead.", error)
+            return await super().launch_kernel(cmd, **kwargs)
+        # A forked child leads a session of its own, and so a process group: interrupts reach what it started too.
+        self.pid = self.pgid = self.process.pid
+        self.cwd = cwd
+        return self.connection_info
+
+    async def cleanup(self, restart: bool = False) -> None:
+        if isinstance(self.process, Forked):
+            self.process.close()
+        await super().cleanup(restart)
