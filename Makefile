@@ -1,7 +1,7 @@
 # `make` lists what there is. Everything is made in .venv and node_modules; nothing is installed on the system.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help environment up test lock fuzz
+.PHONY: help environment up test lock fuzz images
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ test: environment ## lint, types, import directions and all tests that can run h
 
 lock: environment ## resolve the dependencies anew: requirements.lock and package-lock.json
 	@scripts/lock
+
+images: environment ## build the container images, without network but for what is loaded first
+	@scripts/images lab
 
 fuzz: environment ## look for input that the wire and its two ends do not stand (SECONDS=60: each of three targets)
 	@mkdir -p var

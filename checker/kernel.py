@@ -41,7 +41,8 @@ def serve(request: dict[str, Any], _descriptors: list[int]) -> int:
     """Be the fork server of judge kernels, at ``request["path"]``; run in a child of the nursery."""
     server = ForkServer(request["path"], forked)
 
-    import checker.spec  # noqa: F401
+    import checker.spec
+    import checker.stream  # noqa: F401
 
     kernel.load()
     server.serve()
@@ -72,9 +73,15 @@ def _sandboxes() -> SandboxPool:
 def _application(sandboxes: SandboxPool) -> Any:
     from traitlets.config import Config
 
-    # Hidden checks are no history: nobody shall find them in a file.
-    silent = Config({"HistoryManager": {"enabled": False}})
-    return kernel.application(config=silent, user_ns={"sandboxes": sandboxes})
+    config = Config(
+        {
+            # Hidden checks are no history: nobody shall find them in a file.
+            "HistoryManager": {"enabled": False},
+            # A nap after each cell, in which output might arrive that a person waits for.
+            "IPythonKernel": {"_execute_sleep": 0.0},
+        }
+    )
+    return kernel.application(config=config, outstream_class="checker.stream.Stream", user_ns={"sandboxes": sandboxes})
 
 
 def _die_with_parent() -> None:

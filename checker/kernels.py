@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import queue
@@ -27,9 +28,11 @@ from traitlets import Type, Unicode
 
 from checker.nursery import Nursery
 from checker.sandbox.config import ENVIRONMENT, SandboxConfig
-from checker.workplace import Workplace
+from checker.workplace import Workplace, is_alive
 
 __all__ = ["KernelPool", "KernelUnavailable"]
+
+log = logging.getLogger(__name__)
 
 _START_SECONDS = 120
 _LOOK_SECONDS = 0.5  # how often it is looked whether a kernel that says nothing still lives
@@ -75,22 +78,44 @@ class _Channel(ZMQSocketChannel):  # type: ignore[misc]
 
 
 class _Client(BlockingKernelClient):  # type: ignore[misc]
-    """Connects while its kernel waits in the pool: finding out that nothing more is on its way takes 0.2 s."""
+    """Connects while its kernel waits in the pool, to the two channels on which a notebook is run."""
 
     shell_channel_class = Type(_Channel)
     iopub_channel_class = Type(_Channel)
     connected = False
 
-    def start_channels(self, *args: Any, **kwargs: Any) -> None:
+    def start_channels(self, **_channels: bool) -> None:
         if not self.connected:
-            super().start_channels(*args, **kwargs)
+            super().start_channels(stdin=False, hb=False, control=False)
             process = self.parent.provisioner.process
             self.shell_channel.ended = self.iopub_channel.ended = lambda: process.poll() is not None
 
     def wait_for_ready(self, timeout: float | None = None) -> None:
-        if not self.connected:
-            super().wait_for_ready(timeout=timeout)
-            self.connected = True
+        """As jupyter_client does it, without its 0.2 s of listening for more: the answers to one request are enough.
+
+        TimeoutError after ``timeout`` seconds.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.connected:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"it did not answer within {timeout:g} s")
+            request = self.kernel_info()
+            reply = _answer(self.shell_channel, request, "kernel_info_reply", seconds=1.0)
+            # What was published before the subscription had arrived is lost: then ask again.
+            if reply is not None and _answer(self.iopub_channel, request, "status", seconds=0.1) is not None:
+                self._handle_kernel_info_reply(reply)
+                self.connected = True
+
+
+def _answer(channel: _Channel, request: str, kind: str, *, seconds: float) -> dict[str, Any] | None:
+    """The next message of this kind about this request; None if there is none in time."""
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(queue.Empty):
+        while True:
+            message = channel.get_msg(max(0.0, deadline - time.monotonic()))
+            if message["parent_header"].get("msg_id") == request and message["msg_type"] == kind:
+                return message
+    return None
 
 
 class _Kernel(KernelManager):  # type: ignore[misc]
@@ -121,6 +146,7 @@ class KernelPool:
         self._started: set[_Kernel] = set()
         self._coming = 0
         self._closed = False
+        self._swept = False
         self._nursery = Nursery(workplace)
         # One thread for good: jupyter_client leaves an event loop behind in every thread that starts a kernel.
         self._refills = ThreadPoolExecutor(1, thread_name_prefix="judge-refill")
@@ -180,7 +206,7 @@ class KernelPool:
             kernel.shutdown_kernel(now=True)
         finally:
             shutil.rmtree(Path(kernel.connection_file).parent, ignore_errors=True)
-            self._sweep(kernel)
+            self._sweep(lambda holder: holder == self._holder(kernel))
 
     def close(self) -> None:
         """End every kernel, waiting or in use."""
@@ -193,16 +219,21 @@ class KernelPool:
         self._nursery.close()
         self._refills.shutdown(wait=True)
 
-    def _sweep(self, kernel: _Kernel) -> None:
-        """Remove the container that a killed kernel cannot remove by itself, whatever runs in it."""
+    def _sweep(self, unwanted: Callable[[str], bool]) -> None:
+        """Remove the containers that killed kernels could not remove themselves, whatever runs in them."""
         if self._config.method == "docker":
             from checker.sandbox import docker
 
-            with contextlib.suppress(OSError):  # Docker does not answer; the next start sweeps
-                docker.sweep(self._config.installation, holders=[_holder(self._workplace, kernel)])
+            try:
+                docker.sweep(self._config.installation, unwanted)
+            except OSError as error:
+                log.warning("Containers of earlier checks could not be looked for: %s", error)
 
     def _refill(self, count: int) -> None:
         self._nursery.ensure()
+        if not self._swept:
+            self._swept = True
+            self._sweep(lambda holder: not is_alive(holder.partition("/")[0]))
         for _ in range(count):
             try:
                 kernel = self._start()
@@ -218,6 +249,10 @@ class KernelPool:
             if kernel is not None and closed:
                 self.discard(kernel)
 
+    def _holder(self, kernel: _Kernel) -> str:
+        """What is written on the kernel's container: the judge's name and the kernel's."""
+        return f"{self._workplace.name}/{Path(kernel.connection_file).parent.name}"
+
     def _start(self) -> _Kernel:
         # Unix sockets in a private folder: no port that learner code on this machine could even connect to.
         folder = str(self._workplace.folder("kernel-"))
@@ -230,7 +265,7 @@ class KernelPool:
             connection_file=f"{folder}/connection.json",
         )
         try:
-            config = replace(self._config, nursery=self._nursery.sandboxes)
+            config = replace(self._config, nursery=self._nursery.sandboxes, holder=self._holder(kernel))
             kernel.start_kernel(env=_environment(config, folder), cwd="/")
             with self._lock:
                 self._started.add(kernel)
@@ -255,7 +290,9 @@ def _kill(kernel: _Kernel) -> None:
 def _environment(config: SandboxConfig, folder: str) -> dict[str, str]:
     """What the kernel needs and no more: none of the server's tokens, none of the operator's IPython profile."""
     # The names with an underscore are the server's marks, by which it finds what it has to end.
-    names = ("PATH", "LANG", "HOME", "TMPDIR", "_GRADLAB_INSTANCE", "_GRADLAB_PART")
+    names = ["PATH", "LANG", "HOME", "TMPDIR", "_GRADLAB_INSTANCE", "_GRADLAB_PART"]
+    if config.method == "docker":
+        names += ["DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"]
     kept = {name: os.environ[name] for name in names if name in os.environ}
     ours = {ENVIRONMENT: json.dumps(asdict(config)), "IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     return kept | ours

@@ -15,7 +15,7 @@ __all__ = ["checker_notebook"]
 
 
 def checker_notebook(path: Path, asked: frozenset[str]) -> nbformat.NotebookNode:
-    """The notebook without the checks of exercises nobody asked for, and with a last cell that ends the program.
+    """The notebook without the checks of exercises nobody asked for; its last code cell ends the last program.
 
     Whoever runs it works on a copy: it is kept, as long as the file stays the same.
     """
@@ -27,7 +27,12 @@ def _read(path: Path, _changed: int, asked: frozenset[str]) -> nbformat.Notebook
     notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     notebook.cells = _needed(notebook.cells, asked)
-    notebook.cells.append(nbformat.v4.new_code_cell("specification.close()"))
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:
+        if "parameters" in cell.metadata.get("tags", ()):
+            cell.metadata.tags.append("skip-execution")  # what papermill writes below it is all there is to run
+    # No cell of its own, which would cost a round trip.
+    code[-1].source += "\n\nspecification.close()"
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index}"
         cell.metadata.setdefault("tags", [])

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ["Workplace"]
+__all__ = ["Workplace", "is_alive"]
 
 _PREFIX = "gradlab-judge-"
 
@@ -26,6 +26,11 @@ class Workplace:
         self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
+    @property
+    def name(self) -> str:
+        """What no other judge on this machine is called."""
+        return self.path.name
+
     def folder(self, prefix: str) -> Path:
         """A new folder in it; its path is short enough for a Unix socket."""
         return Path(tempfile.mkdtemp(prefix=prefix, dir=self.path))
@@ -36,13 +41,24 @@ class Workplace:
             os.close(self._lock)
 
 
+def is_alive(name: str) -> bool:
+    """Whether the judge whose workplace has this name still runs on this machine."""
+    try:
+        lock = os.open(Path(tempfile.gettempdir(), name, "lock"), os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _sweep(parent: Path) -> None:
     """Remove the workplaces of processes that are no more."""
     for path in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # somebody else's, or just being made or removed
-            lock = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(lock)
+        # One without a lock is somebody else's, or just being made or removed.
+        if (path / "lock").is_file() and not is_alive(path.name):
+            shutil.rmtree(path, ignore_errors=True)

@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +68,67 @@ def forked(request: dict[str, Any], descriptors: list[int]) -> int:
 
 
 def serve() -> None:
-    """Run one program after another until standard input ends, or nobody is left to read what a program answers."""
+    """Run one program after another until standard input ends, or nobody is left to read what a program answers.
+
+    The process of the next program is forked before there is a request for it, which it then reads itself.
+    """
     frames = _claim_streams()
+    spare = _Spare(frames)
     frames.send(pack({"ready": os.getpid()}))
-    while (request := frames.receive()) is not None:
-        if request.get("op") != "start":
-            continue  # a late word to a program that has died
+    while _comes(frames):
         kills = _memory_kills()
-        child = os.fork()
-        if child == 0:
-            try:
-                Program(frames).serve(request)
-            finally:
-                os._exit(0)
+        child, spare = spare.released(), _Spare(frames)
         status = os.waitstatus_to_exitcode(_wait(child, frames))
         frames.send(pack({"ended": status, "out_of_memory": status == -9 and _memory_kills() > kills}))
+
+
+class _Spare:
+    """A process that waits to be the next program's."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        waiting, self._gate = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                os.close(self._gate)
+                if os.read(waiting, 1):
+                    os.close(waiting)
+                    _run_next(frames)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+            finally:
+                os._exit(0)
+        os.close(waiting)
+
+    def released(self) -> int:
+        """Its process id, from when on it reads requests; another's, if an earlier program has killed it."""
+        try:
+            os.write(self._gate, b"x")
+        except BrokenPipeError:
+            os.waitpid(self._pid, 0)
+            return _Spare(self._frames).released()
+        finally:
+            os.close(self._gate)
+        return self._pid
+
+
+def _run_next(frames: Frames) -> None:
+    """Serve the next program; what comes before it are late words to one that has died."""
+    while (request := frames.receive()) is not None:
+        if request.get("op") == "start":
+            with contextlib.suppress(OSError):  # where memory runs out, the program goes and the agent stays to tell
+                Path("/proc/self/oom_score_adj").write_text("1000")
+            Program(frames).serve(request)
+            return
+
+
+def _comes(frames: Frames) -> bool:
+    """Wait for a request without reading it; False at the end of the requests."""
+    poll = select.poll()
+    poll.register(frames.requests, select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll())
 
 
 def _memory_kills() -> int:

@@ -57,10 +57,14 @@ def _rehearse(rehearsal: Callable[[], None], read: int, write: int) -> None:
 
 def load_lazy_parts() -> None:
     """Import what torch loads only when it is used."""
+    before = dict(os.environ)
     # An optimiser's first step loads it, by far the largest part; here first, so that it is not loaded twice.
     import torch._dynamo  # noqa: F401
 
     load_what_it_loads(_use_torch)
+    # torch notes a cache folder there, which is nothing to a learner's program.
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def _use_torch() -> None:

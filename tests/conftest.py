@@ -7,9 +7,11 @@ installed), the test fails: what was prepared must not be skipped.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +20,7 @@ import hypothesis
 import pytest
 
 from checker.sandbox.confinement import detect
+from gradlab.settings import ROOT
 from tests.courses import write_course
 from tests.servers import RunningServer, settings_for, start
 
@@ -40,7 +43,16 @@ def _lacks(name: str) -> str:
         except RuntimeError as error:
             return str(error)
         return ""
+    if name == "docker":
+        return _lacks_docker()
     return "" if shutil.which(name) else f"{name} is not on PATH"
+
+
+@functools.cache
+def _lacks_docker() -> str:
+    """Docker is of use to the tests with a lab image that has the labkit they test."""
+    done = subprocess.run([ROOT / "scripts" / "images", "--check", "lab"], capture_output=True, text=True, timeout=60)
+    return done.stderr.strip()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import docker
@@ -46,7 +46,7 @@ class DockerSandbox(Sandbox):
         self._config = config
         self._docker: docker.APIClient | None = None
         self._container = ""
-        self._response: Any = None
+        self._attached: Any = None
         self._socket: socket.socket | None = None
         self._pieces = _Pieces()
         self._killed = False
@@ -63,8 +63,9 @@ class DockerSandbox(Sandbox):
         """Connect to the container's streams; before it is started, so that its first word is not missed."""
         assert self._docker is not None
         parameters = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-        self._response = self._docker.attach_socket(self._container, params=parameters)
-        self._socket = getattr(self._response, "_sock", self._response)
+        # A file object over the connection; over TLS the connection itself.
+        self._attached = self._docker.attach_socket(self._container, params=parameters)
+        self._socket = getattr(self._attached, "_sock", self._attached)
         self._socket.setblocking(False)
 
     def kill(self) -> None:
@@ -72,9 +73,7 @@ class DockerSandbox(Sandbox):
             return
         self._killed = True
         # First, because Docker waits for the end of output that nobody reads. What has come can still be taken.
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+        self._hang_up()
         # It answers when the last process is dead. If it does not answer, the container is found at the next sweep.
         with contextlib.suppress(DockerException, RequestException):
             self._docker.kill(self._container)
@@ -82,14 +81,20 @@ class DockerSandbox(Sandbox):
     def close(self) -> None:
         """The agent ends when its input does; removing it by force takes 0.1 s, for which no verdict waits."""
         if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-            self._response.close()
-            self._socket.close()
+            self._hang_up()
+            # All that hold the connection, or it stays open until they are collected.
+            for holder in (self._attached._response, self._attached, self._socket):
+                holder.close()
             self._socket = None
         if self._docker is not None:
             threading.Thread(target=_remove, args=(self._docker, self._container), name="remove-container").start()
             self._docker = None
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                # Not its own method, which over TLS makes what is still to be read unreadable.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _descriptors(self) -> tuple[tuple[int, ...], int]:
         if self._socket is None:
@@ -102,7 +107,7 @@ class DockerSandbox(Sandbox):
             data = self._socket.recv(CHUNK)
         except (BlockingIOError, ssl.SSLWantReadError):
             return b"", b""
-        except ConnectionError:
+        except OSError:
             data = b""
         if not data:
             raise EOFError
@@ -114,7 +119,7 @@ class DockerSandbox(Sandbox):
             return self._socket.send(data[:CHUNK])
         except (BlockingIOError, ssl.SSLWantWriteError):
             return 0
-        except ConnectionError:
+        except OSError:
             raise BrokenPipeError from None
 
 
@@ -146,10 +151,10 @@ class _Pieces:
         return b"".join(found[_STDOUT]), b"".join(found[_STDERR])
 
 
-def sweep(installation: str, *, holders: Collection[str] | None = None, keep: Collection[str] = ()) -> int:
-    """Remove the checks' containers of this installation, and return how many there were.
+def sweep(installation: str, unwanted: Callable[[str], bool] = lambda holder: True) -> int:
+    """Remove the checks' containers of this installation whose holder is ``unwanted``; returns how many there were.
 
-    With ``holders``, only theirs; never those of a holder in ``keep``. OSError if Docker does not answer.
+    OSError if Docker does not answer.
     """
     if not installation:
         raise ValueError("Containers are found by their installation: give SandboxConfig.installation a name.")
@@ -157,8 +162,7 @@ def sweep(installation: str, *, holders: Collection[str] | None = None, keep: Co
     labels = [f"{_ROLE}=check", f"{_INSTALLATION}={installation}"]
     with _explained(None), contextlib.closing(_connect()) as client:
         for container in client.containers(all=True, filters={"label": labels}):
-            holder = container["Labels"].get(_HOLDER, "")
-            if holder not in keep and (holders is None or holder in holders):
+            if unwanted(container["Labels"].get(_HOLDER, "")):
                 _force(client, container["Id"])
                 removed += 1
     return removed
@@ -205,7 +209,7 @@ def _container(client: docker.APIClient, config: SandboxConfig) -> dict[str, Any
         "Image": config.image,
         "Entrypoint": [],
         # -P: nothing is imported from the working directory, which learner code may write to.
-        "Cmd": ["python", "-P", "-m", "labkit.agent"],
+        "Cmd": ["python", "-P", "-m", "labkit.agent", "--warm"],
         "WorkingDir": "/tmp",
         "User": f"{uid}:{uid}",
         "Hostname": "lab",

@@ -21,14 +21,14 @@ check, student, draw = begin(job)
 
 
 def sources(tmp_path: Path, cells: list[str], *asked: str) -> list[str]:
-    """The code cells that are run, without the head and the last one."""
+    """The code cells that are run, without the head and the end."""
     path = tmp_path / "checks.py"
     path.write_text(HEAD + "".join(f"\n# %%\n{cell}\n" for cell in cells))
     notebook = checker_notebook(path, frozenset(asked))
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    assert code[-1] == "specification.close()"
-    assert [cell.metadata.tags for cell in notebook.cells][:2] == [["parameters"], []]
-    return code[2:-1]
+    assert [cell.metadata.tags for cell in notebook.cells][:2] == [["parameters", "skip-execution"], []]
+    assert code[-1].endswith("\n\nspecification.close()")
+    return [*code[2:-1], code[-1].removesuffix("\n\nspecification.close()")]
 
 
 FIRST = '@check("first")\ndef one():\n    student.first(1).equals(1)'

@@ -1,0 +1,146 @@
+"""Sandboxes of every kind, and programs to run in them: what the tests of the sandboxes' contract are made of.
+
+``python -m tests.sandboxes METHOD MARK`` is the owner of a sandbox, waiting to be killed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from typing import Any
+
+import psutil
+
+from checker.nursery import Nursery
+from checker.sandbox.base import Sandbox
+from checker.sandbox.config import SandboxConfig
+from checker.sandbox.confinement import Confinement, Limits, command
+from checker.sandbox.docker import DockerSandbox
+from checker.sandbox.process import ProcessSandbox
+from checker.student import Student
+from checker.workplace import Workplace
+from gradlab.settings import ROOT
+
+__all__ = [
+    "CONFIG",
+    "METHODS",
+    "configured",
+    "ended",
+    "marked",
+    "nursery",
+    "open_sandbox",
+    "program",
+    "run",
+    "start",
+    "why_not_plain",
+]
+
+# Process sandboxes are started, and forked from a nursery: confined in two ways that must not differ.
+METHODS = ("bubblewrap", "unshare", "plain", "docker", "bubblewrap, forked", "unshare, forked", "plain, forked")
+CONFIG = SandboxConfig(memory_mb=800, processes=24, scratch_mb=8, output_kb=64, installation="gradlab-tests")
+_START_SECONDS = 120
+
+# A child that outlives its parent, and is found by its name.
+LEAVE_CHILD = """
+import os
+if os.fork() == 0:
+    os.setsid()
+    os.execv("/bin/sleep", ["{mark}", "600"])
+"""
+
+
+@functools.cache
+def nursery() -> str:
+    """The socket of a nursery that all tests of this process share."""
+    workplace = Workplace()
+    made = Nursery(workplace)
+    atexit.register(workplace.close)
+    atexit.register(made.close)
+    made.ensure()
+    return made.sandboxes
+
+
+def configured(method: str, **config: Any) -> SandboxConfig:
+    """The tests' configuration for one of :data:`METHODS`."""
+    name, _, forked = method.partition(", ")
+    made: SandboxConfig = replace(CONFIG, method=name, nursery=nursery() if forked else "", **config)
+    return made
+
+
+def open_sandbox(config: SandboxConfig) -> Sandbox:
+    return DockerSandbox(config) if config.method == "docker" else ProcessSandbox(config)
+
+
+@functools.cache
+def why_not_plain() -> str:
+    """Why the agent cannot run without namespaces: its user may not read this environment. Empty if it can."""
+    argv = command("plain", Confinement(Limits(), scratch_mb=1, uid=65_000), [sys.executable, "-c", "import labkit"])
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd="/", env={"PYTHONPATH": str(ROOT)})
+    return done.stderr.strip()[-200:]
+
+
+def start(method: str, **config: Any) -> Sandbox:
+    """A sandbox that is ready; to be closed by the caller."""
+    sandbox = open_sandbox(configured(method, **config))
+    try:
+        sandbox.start()
+        sandbox.wait_ready(_START_SECONDS)
+    except BaseException as error:
+        error.add_note(f"It printed: {sandbox.take_output()}")
+        sandbox.close()
+        raise
+    return sandbox
+
+
+def program(sandbox: Sandbox, source: str, *, seconds: float = 30) -> Student:
+    """A learner's program, started."""
+    student = Student(sandbox, seconds=seconds)
+    student._load([{"source": textwrap.dedent(source), "cell": 1, "line": 1}], [], 1)
+    return student
+
+
+def run(sandbox: Sandbox, source: str, *args: Any, seconds: float = 30) -> Any:
+    """What the program's function ``main`` returns; the program ends."""
+    student = program(sandbox, source, seconds=seconds)
+    try:
+        return student.main(*args).value
+    finally:
+        if student._ended is None:
+            student._end()
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """The processes that have ``mark`` as their name, wherever on this machine they are."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if (process.info["cmdline"] or [""])[0] == mark and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def ended(processes: list[psutil.Process]) -> bool:
+    """Whether they are all gone; a zombie is."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                return False
+    return True
+
+
+def _own(method: str, mark: str) -> None:
+    sandbox = start(method, holder="killed")
+    student = program(sandbox, LEAVE_CHILD.format(mark=mark) + "def main():\n    while True:\n        pass\n")
+    print("running", flush=True)
+    with contextlib.suppress(Exception):
+        student.main()
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    _own(*sys.argv[1:])
