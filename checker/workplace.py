@@ -57,8 +57,9 @@ def is_alive(name: str) -> bool:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the workplaces of processes that are no more."""
+    """Remove the workplaces of this user's processes that are no more."""
     for path in parent.glob(f"{_PREFIX}*"):
-        # One without a lock is somebody else's, or just being made or removed.
-        if (path / "lock").is_file() and not is_alive(path.name):
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # just being removed by somebody else
+            # One without a lock is just being made.
+            if path.stat().st_uid == os.geteuid() and (path / "lock").is_file() and not is_alive(path.name):
+                shutil.rmtree(path, ignore_errors=True)

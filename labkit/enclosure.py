@@ -25,6 +25,8 @@ _PR_CAPBSET_DROP, _PR_SET_DUMPABLE, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL =
 _CAPABILITIES_VERSION = 0x2008_0522  # capset(2): three 32-bit sets, twice
 _MOST_CAPABILITIES = 64
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 # The names `prlimit` has for them, which are the ones a request uses.
 LIMITS = {
     "core": resource.RLIMIT_CORE,
@@ -68,7 +70,6 @@ def give_up_privileges(uid: int | None) -> None:
 
 def _call(name: str, *arguments: ctypes._SimpleCData[int] | bytes) -> None:
     """A function of the C library that says -1 when it fails; OSError with its name then."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, name)(*arguments) == -1:
+    if getattr(_libc, name)(*arguments) == -1:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
