@@ -33,7 +33,12 @@ _VERDICT_SECONDS = 120
 def settings_for(sandbox: str, folder: Path) -> Settings:
     """Defaults, with this sandbox and the course in ``folder``. ValidationError if there is no such sandbox."""
     return Settings.model_validate(
-        {"sandbox": sandbox, "state_dir": folder / "var", "labs_dir": folder / "labs", "checks_dir": folder / "checks"}
+        {
+            "check_sandbox": sandbox,
+            "state_dir": folder / "var",
+            "labs_dir": folder / "labs",
+            "checks_dir": folder / "checks",
+        }
     )
 
 

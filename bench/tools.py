@@ -361,7 +361,7 @@ class Warm(_Server):
         try:
             settings_for(sandbox, folder)
         except ValidationError:
-            return f"the server has no setting GRADLAB_SANDBOX={sandbox}"
+            return f"the server has no setting GRADLAB_CHECK_SANDBOX={sandbox}"
         return ""
 
 

@@ -25,7 +25,7 @@ from labkit.forkserver import die_with_parent
 from labkit.frames import Frames
 from labkit.program import Program
 from labkit.rehearsal import load_lazy_parts
-from labkit.wire import pack
+from labkit.wire import PREFIX, pack, prefix_lengths, unpack
 
 __all__ = ["forked", "main"]
 
@@ -92,6 +92,7 @@ class _Spare:
         if self._pid == 0:
             try:
                 os.close(self._gate)
+                _touch()
                 if os.read(waiting, 1):
                     os.close(waiting)
                     _run_next(frames)
@@ -112,6 +113,16 @@ class _Spare:
         finally:
             os.close(self._gate)
         return self._pid
+
+
+def _touch() -> None:
+    """Do what every program does, before it is waited for: at the first write each page is copied from the parent's."""
+    rows = torch.arange(6.0).reshape(2, 3)
+    answer = {"n": 0, "value": ((rows @ rows.T).softmax(-1) + rows.mean(), [rows])}
+    frame = pack(answer)
+    body = PREFIX.size + prefix_lengths(frame[: PREFIX.size])[0]
+    unpack(frame[PREFIX.size : body], frame[body:])
+    exec(compile("def f(x):\n    return [x * y for y in range(3)]\nf(1.0)", "<touch>", "exec"), {})
 
 
 def _run_next(frames: Frames) -> None:

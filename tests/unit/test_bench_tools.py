@@ -77,7 +77,7 @@ def test_the_floor_runs_the_tests(tmp_path: Path) -> None:
 
 
 def test_a_sandbox_that_the_server_does_not_have_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Failed, match="the server has no setting GRADLAB_SANDBOX=chroot"):
+    with pytest.raises(Failed, match="the server has no setting GRADLAB_CHECK_SANDBOX=chroot"):
         Warm(tmp_path / "warm", exercises(), "chroot")
 
 
