@@ -1,80 +1,47 @@
-"""One judge for all attacks of a test process; each attack is an exercise of its own, ``energy_N``."""
+"""One judge under attack for each kind of sandbox and test process."""
 
-import json
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
 
 import pytest
 
-from checker.engine import Assignment, Judge, JudgeConfig, Task
+from checker.sandbox.config import SandboxConfig
 from checker.sandbox.confinement import detect
+from tests.attacks.campaign import Campaign
+from tests.attacks.lab import RIGHT, attacked_lab, attacks_notebook
+from tests.conftest import Require
 
-HEAD = """
-# %% tags=["parameters"]
-job = ""
-
-# %%
-from checker.spec import begin
-
-check, student, draw = begin(job)
-SECRET_OF_THE_CHECKER = "hidden-reference"
-"""
-ENERGY = '''
-# %%
-@check("NAME")
-def sums_squares():
-    """The sum of the squares of all elements."""
-    for rank in range(1, 4):
-        x = draw.tensor(*draw.shape(rank, low=2))
-        student.NAME(x).is_close((x * x).sum())
-
-# %%
-@check("NAME")
-def leaves_its_argument_alone():
-    """The argument is left as it was."""
-    x = draw.tensor(3, 4)
-    student.NAME(x).left_alone(x)
-'''
-RIGHT = "def energy(x):\n    return (x * x).sum()"
+__all__ = ["RIGHT", "attacked_lab", "attacks_notebook"]
 
 
-def notebook(*cells):
-    rows = [{"cell_type": "code", "source": cell, "metadata": {}, "id": f"c{i}"} for i, cell in enumerate(cells)]
-    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": rows}).encode()
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The attacks of a theme share one run of the judge: all on one judge go to one process, the two judges to two."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and (sandbox := callspec.params.get("sandbox")):
+            item.add_marker(pytest.mark.xdist_group(f"attacks-{sandbox}"))
 
 
-def attacked_lab(folder, count):
-    """An assignment of ``count`` exercises named energy_0, energy_1, …, all with the same two checks."""
-    names = [f"energy_{i}" for i in range(count)]
-    folder.mkdir(exist_ok=True)
-    checks = folder / "checks.py"
-    checks.write_text(HEAD + "".join(ENERGY.replace("NAME", name) for name in names))
-    stubs = [f"def {name}(x):\n    raise NotImplementedError" for name in names]
-    tasks = tuple(Task(name, 3, (name,), seconds=2) for name in names)
-    return Assignment("attacked", tasks, notebook("import torch", *stubs).decode(), checks)
-
-
-def attacks_notebook(sources):
-    """The learner's notebook in which exercise N is the Nth source, its ``energy`` renamed."""
-    return notebook("import torch", *(source.replace("energy", f"energy_{i}") for i, source in enumerate(sources)))
+@pytest.fixture(params=("process", "docker"), scope="session")
+def sandbox(request: pytest.FixtureRequest, require: Require) -> str:
+    """The kinds of sandbox that keep learner code apart; without namespaces only limits are promised."""
+    name: str = request.param
+    if name == "docker":
+        require("docker")
+    elif detect() == "plain":
+        require("bubblewrap")
+    return name
 
 
 @pytest.fixture(scope="session")
-def judge():
-    judge = Judge(JudgeConfig(sandbox=detect("auto"), pool=1, memory_mb=1024, processes=24, scratch_mb=8, output_kb=64))
-    judge.warm()
-    yield judge
-    judge.close()
-
-
-@pytest.fixture(scope="session")
-def verdicts(judge, tmp_path_factory):
-    """Judge many attacks in one notebook; between two of them stands a right answer, which must pass every time."""
-
-    def run(sources):
-        pairs = [text for source in sources for text in (source, RIGHT)]
-        lab = attacked_lab(tmp_path_factory.mktemp("lab") / "x", len(pairs))
-        verdict = judge.check(lab, attacks_notebook(pairs), seed=11)
-        for index in range(1, len(pairs), 2):
-            assert verdict.results[index].outcome == "passed", (sources[index // 2], verdict.results[index])
-        return verdict.results[0::2]
-
-    return run
+def campaign(sandbox: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
+    method = "docker" if sandbox == "docker" else detect()
+    config = SandboxConfig(
+        method=method, memory_mb=1024, processes=24, scratch_mb=8, output_kb=64, installation=f"attacks-{uuid.uuid4()}"
+    )
+    campaign = Campaign(config, tmp_path_factory.mktemp("attacks"))
+    yield campaign
+    campaign.close()

@@ -1,0 +1,14 @@
+"""The attacks by theme; those of a theme are one learner's notebook."""
+
+from tests.attacks.attack import Attack
+from tests.attacks.corpus import escaping, exhausting, forging, reading
+
+__all__ = ["ATTACKS", "THEMES"]
+
+THEMES: dict[str, list[Attack]] = {
+    "reading": reading.ATTACKS,
+    "forging": forging.ATTACKS,
+    "escaping": escaping.ATTACKS,
+    "exhausting": exhausting.ATTACKS,
+}
+ATTACKS = [attack for attacks in THEMES.values() for attack in attacks]

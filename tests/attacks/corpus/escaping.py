@@ -1,0 +1,379 @@
+"""Attacks on the walls: other processes, the kernel's interfaces, rights, the file system, and what stays behind."""
+
+from tests.attacks.attack import Attack
+
+__all__ = ["ATTACKS"]
+
+_NEW_CALLS = "the filter of system calls does not know these calls (labkit/seal.py)"
+SYSTEM_CALL = """
+        import ctypes, os
+        libc = ctypes.CDLL(None, use_errno=True)
+        room = ctypes.create_string_buffer(4096)
+        def call(number, *args):
+            return libc.syscall(ctypes.c_long(number), *args)
+"""
+ATTACKS = [
+    Attack(
+        "attaches to other processes",
+        (12, 55),
+        "attaches a debugger to every process but the agent, also to those that hold its namespaces",
+        """
+        import ctypes, os
+        def energy(x):
+            ptrace, attach, detach, any_child = ctypes.CDLL(None).ptrace, 16, 17, 0x4000_0000
+            for pid in set(range(1, 2**15)) - {os.getpid(), os.getppid()}:
+                if ptrace(attach, pid, None, None) == 0:
+                    os.waitpid(pid, any_child)
+                    ptrace(detach, pid, None, None)
+                    if os.stat(f"/proc/{pid}").st_uid != os.getuid():
+                        print("LEAK", pid)
+            print("tried")
+            return x.sum()
+        """,
+    ),
+    Attack(
+        "kills whoever it can name",
+        (8, 55),
+        "sends SIGKILL to each process number there can be, but not to the agent, and to those of other users",
+        """
+        import os, signal
+        def energy(x):
+            for pid in range(1, 2**15):
+                if pid not in (os.getpid(), os.getppid()):
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except OSError:
+                        pass
+            print("tried")
+            return x.sum()
+        """,
+        ends="failed|killed",
+        cut_short=True,
+    ),
+    Attack(
+        "kills all it may",
+        (8,),
+        "sends SIGKILL to everybody at once",
+        """
+        import os
+        def energy(x):
+            os.kill(-1, 9)
+            return x.sum()
+        """,
+        ends="failed|killed|error in your code",
+        cut_short=True,
+    ),
+    Attack(
+        "kills the agent",
+        (8,),
+        "kills its parent, then ends as if all were well",
+        """
+        import os
+        def energy(x):
+            os.kill(os.getppid(), 9)
+            os._exit(0)
+        """,
+        ends="killed",
+        says="ended",
+        cut_short=True,
+    ),
+    Attack(
+        "stops the agent",
+        (26, 55),
+        "stops its parent for good and answers rightly; the agent can never tell of its end",
+        """
+        import os, signal
+        def energy(x):
+            if os.getppid() > 1:
+                os.kill(os.getppid(), signal.SIGSTOP)
+            print("tried", flush=True)
+            return (x * x).sum()
+        """,
+        ends="passed",
+    ),
+    Attack(
+        "leaves a daemon",
+        (9, 24, 56),
+        "leaves processes in sessions of their own that ignore signals and a parent's death and hold pipes open",
+        """
+        import ctypes, os, signal
+        def daemon():
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+            ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)
+            for number in range(1, 65):
+                try:
+                    signal.signal(number, signal.SIG_IGN)
+                except (OSError, ValueError):
+                    pass
+            os.execv("/bin/sleep", ["@MARK@", "600"])
+        started = False
+        def energy(x):
+            global started
+            for _ in range(0 if started else 3):
+                if os.fork() == 0:
+                    daemon()
+            started = True
+            print("tried")
+            return (x * x).sum()
+        """,
+        ends="passed",
+    ),
+    Attack(
+        "makes namespaces",
+        (38, 57),
+        "asks for namespaces by unshare, clone and clone3, and enters its own again by setns",
+        SYSTEM_CALL
+        + """
+        def energy(x):
+            for flag in (0x1000_0000, 0x2_0000, 0x2000_0000, 0x4000_0000, 0x800_0000, 0x200_0000):
+                if libc.unshare(flag) == 0:
+                    print("LEAK unshare", hex(flag))
+                child = call(56, ctypes.c_ulong(flag | 17), None, None, None, None)
+                if child == 0:
+                    os._exit(0)
+                if child > 0:
+                    os.waitpid(child, 0)
+                    print("LEAK clone", hex(flag))
+            for name in os.listdir("/proc/self/ns"):
+                if libc.setns(os.open(f"/proc/self/ns/{name}", os.O_RDONLY), 0) == 0:
+                    print("LEAK setns", name)
+            if call(435, room, ctypes.c_size_t(88)) >= 0:
+                print("LEAK clone3")
+            print("tried")
+            return x.sum()
+        """,
+    ),
+    Attack(
+        "mounts and changes its root",
+        (28, 57),
+        "mounts file systems by the old calls and the new ones, remounts its own, and changes its root",
+        SYSTEM_CALL
+        + """
+        def energy(x):
+            os.makedirs("/tmp/m", exist_ok=True)
+            for kind in (b"tmpfs", b"proc", b"overlay"):
+                if libc.mount(b"m", b"/tmp/m", kind, 0, None) == 0:
+                    print("LEAK mount")
+            if libc.mount(None, b"/", None, 32 | 4096, None) == 0 or libc.umount2(b"/tmp", 2) == 0:
+                print("LEAK remount")
+            for name, number, args in (("fsopen", 430, (b"tmpfs", 0)), ("open_tree", 428, (-100, b"/", 1)),
+                                       ("move_mount", 429, (-100, b"/tmp", -100, b"/tmp/m", 0)),
+                                       ("pivot_root", 155, (b"/tmp", b"/tmp/m")), ("chroot", 161, (b"/tmp",))):
+                if call(number, *args) >= 0:
+                    print("LEAK", name)
+            print("tried")
+            return x.sum()
+        """,
+    ),
+    Attack(
+        "becomes somebody else",
+        (39, 58),
+        "takes other user ids, starts programs with the bit for it, and counts the capabilities it has or could get",
+        """
+        import os, subprocess
+        def energy(x):
+            if os.getuid() == 0 or os.geteuid() == 0:
+                print("LEAK root")
+            for change, value in ((os.setuid, 0), (os.setgid, 0), (os.setgroups, [0]), (os.setuid, 1)):
+                try:
+                    change(value)
+                    print("LEAK", os.getresuid(), os.getgroups())
+                except OSError:
+                    pass
+            lines = open("/proc/self/status").read().splitlines()
+            status = dict(line.split(":\\t") for line in lines if ":\\t" in line)
+            for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+                if int(status[name], 16):
+                    print("LEAK", name, status[name])
+            if status["NoNewPrivs"] != "1" or status["Seccomp"] != "2":
+                print("LEAK", status["NoNewPrivs"], status["Seccomp"])
+            for program in ("su", "mount", "passwd", "newgrp", "sudo"):
+                try:
+                    done = subprocess.run([program, "-c", "id -u"], capture_output=True, text=True, timeout=5, input="")
+                    if done.stdout.strip() == "0":
+                        print("LEAK", program)
+                except (OSError, subprocess.SubprocessError):
+                    pass
+            print("tried")
+            return x.sum()
+        """,
+    ),
+    Attack(
+        "asks the kernel for more",
+        (39, 59),
+        "tries the calls through which kernels were broken: keys, eBPF, io_uring, page faults, performance counters",
+        SYSTEM_CALL
+        + """
+        def energy(x):
+            calls = {
+                "add_key": (248, b"user", b"note", b"x", ctypes.c_size_t(1), -4), "keyctl": (250, 0, -3, 1),
+                "io_uring_setup": (425, 8, room), "userfaultfd": (323, 1), "perf_event_open": (298, room, 0, -1, -1, 0),
+                "bpf": (321, 0, room, 128), "fanotify_init": (300, 0, 0), "process_vm_readv": (310, 1, 0, 0, 0, 0, 0),
+                "open_by_handle_at": (304, -100, room, 0), "kexec_load": (246, 0, 0, 0, 0),
+                "swapon": (167, b"/tmp/s", 0),
+                "init_module": (175, room, 4096, b""), "syslog": (103, 3, room, 4096), "reboot": (169, 0, 0, 0, 0),
+                "settimeofday": (164, room, 0), "sethostname": (170, b"x", 1), "quotactl": (179, 0, 0, 0, 0),
+                "iopl": (172, 3), "acct": (163, b"/tmp/a"), "lookup_dcookie": (212, 0, room, 4096),
+            }
+            for name, (number, *args) in calls.items():
+                if call(number, *args) >= (0 if name in ("iopl", "sethostname", "settimeofday") else 1):
+                    print("LEAK", name)
+            print("tried")
+            return x.sum()
+        """,
+        pending={"process": _NEW_CALLS, "docker": _NEW_CALLS},
+    ),
+    Attack(
+        "raises its limits",
+        (24, 25, 28),
+        "asks for more memory, processes, files and priority than it was given",
+        """
+        import os, resource
+        def energy(x):
+            for name in ("DATA", "FSIZE", "NOFILE", "CORE", *([] if os.getpid() < 2 else ["CPU"])):
+                limit = getattr(resource, f"RLIMIT_{name}")
+                hard = resource.getrlimit(limit)[1]
+                if hard == resource.RLIM_INFINITY:
+                    print("LEAK unlimited", name)
+                try:
+                    resource.setrlimit(limit, (hard + 1, hard + 1))
+                    print("LEAK", name)
+                except (ValueError, OSError):
+                    pass
+            for what in (lambda: os.setpriority(os.PRIO_PROCESS, 0, -5),
+                         lambda: os.sched_setscheduler(0, 1, os.sched_param(9)),
+                         lambda: os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), b"-1000")):
+                try:
+                    what()
+                    print("LEAK priority")
+                except OSError:
+                    pass
+            print("tried")
+            return x.sum()
+        """,
+    ),
+    Attack(
+        "writes wherever it can",
+        (10, 28, 46),
+        "makes a file in every folder, opens every file of the agent and of the kernel's settings for writing",
+        """
+        import labkit, os
+        def energy(x):
+            for base, folders, files in os.walk("/"):
+                if base.startswith(("/proc", "/tmp", "/dev/mqueue")) or base.count("/") > 2:
+                    folders.clear()
+                    continue
+                try:
+                    os.close(os.open(os.path.join(base, "x"), os.O_CREAT | os.O_WRONLY))
+                    print("LEAK", base)
+                except OSError:
+                    pass
+            own = os.path.dirname(labkit.__file__)
+            modules = [os.path.join(own, name) for name in os.listdir(own)]
+            for path in (*modules, torch.__file__, os.__file__, "/etc/passwd",
+                         "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/vm/drop_caches", "/dev/mem",
+                         "/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/cgroup.procs", "/dev/shm/x"):
+                try:
+                    os.close(os.open(path, os.O_WRONLY | (os.O_CREAT if "shm" in path else 0)))
+                    print("LEAK", path)
+                except OSError:
+                    pass
+                try:
+                    os.chmod(path, 0o777)
+                    print("LEAK chmod", path)
+                except OSError:
+                    pass
+            print("tried")
+            return x.sum()
+        """,
+    ),
+    Attack(
+        "makes devices",
+        (39, 40, 41),
+        "makes device files of disks and GPUs, opens those it finds, and asks for all GPUs by the environment",
+        """
+        import glob, os, stat
+        def energy(x):
+            os.environ["NVIDIA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"] = "all"
+            devices = (("gpu", 195, 0), ("ctl", 195, 255), ("disk", 8, 0), ("mem", 1, 1), ("fuse", 10, 229))
+            for name, major, minor in devices:
+                try:
+                    os.mknod(f"/tmp/{name}", 0o666 | stat.S_IFCHR, os.makedev(major, minor))
+                    os.open(f"/tmp/{name}", os.O_RDWR)
+                    print("LEAK", name)
+                except OSError:
+                    pass
+            for pattern in ("nvidia*", "dri/*", "[sv]d*", "kvm", "fuse"):
+                if found := glob.glob(f"/dev/{pattern}"):
+                    print("LEAK", found)
+            if torch.cuda.is_available():
+                print("LEAK cuda")
+            print("tried")
+            return x.sum()
+        """,
+    ),
+    Attack(
+        "shadows modules",
+        (31, 46),
+        "puts modules of its own where the next program might import from, and changes the path",
+        """
+        import os, sys
+        for name in ("torch", "numpy", "labkit", "checker", "sitecustomize", "usercustomize", "json"):
+            os.makedirs(f"/tmp/{name}", exist_ok=True)
+            with open(f"/tmp/{name}/__init__.py", "w") as file:
+                file.write("print('LEAK'); raise SystemExit")
+        os.makedirs("/tmp/.local/lib/python3.11/site-packages", exist_ok=True)
+        open("/tmp/.local/lib/python3.11/site-packages/x.pth", "w").write("import os; print('LEAK')")
+        open("/tmp/ipython_config.py", "w").write("print('LEAK')")
+        os.environ |= {"PYTHONPATH": "/tmp", "PYTHONSTARTUP": "/tmp/ipython_config.py", "LD_PRELOAD": "/tmp/x.so"}
+        def energy(x):
+            os.chdir("/tmp")
+            sys.path.insert(0, "/tmp")
+            print("tried")
+            return x.sum()
+        """,
+    ),
+    Attack(
+        "plants links",
+        (10, 30),
+        "leaves links to the judge's files and to the system's where somebody might write or read through them",
+        """
+        import os
+        def energy(x):
+            targets = ("/etc/passwd", "/etc/shadow", "@JOBS@/results.json", "/proc/1/root", "/proc/1/cwd")
+            for number, target in enumerate(targets):
+                for name in (f"/tmp/results-{number}.json", f"/tmp/{number}"):
+                    if not os.path.lexists(name):
+                        os.symlink(target, name)
+                    try:
+                        open(name, "a").write("x")
+                        print("LEAK", target)
+                    except OSError:
+                        pass
+            if not os.path.exists("/tmp/fifo"):
+                os.mkfifo("/tmp/fifo")
+            print("tried")
+            return x.sum()
+        """,
+    ),
+    Attack(
+        "types into a terminal",
+        (11, 37),
+        "looks for a terminal to push input into, and for one of its parents' sessions",
+        """
+        import fcntl, os, termios
+        def energy(x):
+            for path in ("/dev/tty", "/dev/console", "/dev/tty1", "/dev/pts/0", "/proc/1/fd/0"):
+                try:
+                    fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+                    fcntl.ioctl(fd, termios.TIOCSTI, b"x")
+                    print("LEAK", path)
+                except OSError:
+                    pass
+            print("tried")
+            return x.sum()
+        """,
+    ),
+]
