@@ -72,14 +72,10 @@ class StudentError(Exception):
 
 @dataclass
 class ProgramEnded(Exception):
-    """The program is gone: timed out, killed, or it ended itself. Nothing more can be asked of it.
-
-    ``reusable`` says whether the agent outlived it and can run the next program.
-    """
+    """The program is gone: timed out, killed, or it ended itself. Nothing more can be asked of it or its sandbox."""
 
     outcome: Outcome
     message: str
-    reusable: bool = False
 
     def __str__(self) -> str:
         return self.message

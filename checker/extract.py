@@ -20,6 +20,7 @@ from typing import Any, Literal
 __all__ = ["Notebook", "NotebookError", "Program", "Segment", "extract", "read_notebook"]
 
 MAX_CELLS = 2_000
+MAX_STATEMENTS = 10_000
 MAX_SOURCE = 2 << 20
 # Cell magics whose body is ordinary Python; any other (%%bash, %%html, …) makes the cell no Python at all.
 _PYTHON_MAGICS = ("%%time", "%%timeit", "%%capture", "%%prun")
@@ -104,6 +105,11 @@ def read_notebook(data: bytes, wanted: Iterable[str]) -> Notebook:
             f"The notebook has {len(cells)} cells, more than {MAX_CELLS}. Remove the ones you do not need."
         )
     notebook = _parse(cells)
+    if len(notebook.statements) > MAX_STATEMENTS:
+        raise NotebookError(
+            f"The notebook has {len(notebook.statements)} statements outside functions, more than {MAX_STATEMENTS}. "
+            "Remove the cells you do not need."
+        )
     names = frozenset(wanted)
     bound = {name for statement in notebook.statements for name in statement.binds}
     if not names & bound and not names & notebook.exercises and not _named_in_broken(notebook, names):
@@ -343,7 +349,10 @@ def _newest_broken(notebook: Notebook, exercise: str, defines: Sequence[str]) ->
 
 
 def _mentions(broken: Broken, name: str) -> bool:
-    pattern = rf"^\s*(?:(?:async\s+)?def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*(?::[^=\n]*)?="
+    # Blanks within a line only: \s would go through all blank lines that follow, again from each of them.
+    blanks = r"[ \t\f]"
+    definition = rf"^{blanks}*(?:(?:async{blanks}+)?def|class){blanks}+{re.escape(name)}\b"
+    pattern = rf"{definition}|^{re.escape(name)}{blanks}*(?::[^=\n]*)?="
     return bool(re.search(pattern, broken.source, flags=re.MULTILINE))
 
 

@@ -187,7 +187,8 @@ class Specification:
             return
         judged, sandbox, student = self._open, self._sandbox, self._student
         self._open = self._student = None
-        sound = student._ended is None or student._ended.reusable
+        # Who said that a program ended before it was asked to may have been the program.
+        sound = student._ended is None
         try:
             student._end()
         except (SandboxBroken, SandboxTimeout, OutputFlood):

@@ -161,7 +161,7 @@ class Student:
 
     def _read_reply(self, request: dict[str, Any], reply: Any) -> Any:
         if _is_end(reply):
-            raise self._over(*_ending(reply, self._limit), reusable=True)
+            raise self._over(*_ending(reply, self._limit))
         if not _answers(request, reply):
             raise self._forged()
         if "error" in reply:
@@ -173,8 +173,8 @@ class Student:
         self._sandbox.kill()
         return self._over(Outcome.KILLED, _WROTE_OVER)
 
-    def _over(self, outcome: Outcome, message: str, *, reusable: bool = False) -> ProgramEnded:
-        self._ended = ProgramEnded(outcome, message, reusable)
+    def _over(self, outcome: Outcome, message: str) -> ProgramEnded:
+        self._ended = ProgramEnded(outcome, message)
         return self._ended
 
 

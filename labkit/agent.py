@@ -25,18 +25,25 @@ from labkit.forkserver import die_with_parent
 from labkit.frames import Frames
 from labkit.program import Program
 from labkit.rehearsal import load_lazy_parts
+from labkit.seal import seal
 from labkit.wire import PREFIX, pack, prefix_lengths, unpack
 
 __all__ = ["forked", "main"]
 
+_CLEARINGS = 1000
+
 
 def main() -> None:
-    """Serve programs until standard input ends; with ``--warm``, load first what a program would wait for later."""
+    """Serve programs until standard input ends.
+
+    ``--warm``: load first what a program would wait for later. ``--alone``: in a PID namespace with nobody else.
+    """
     # A parent that ran one multi-threaded operation leaves forked children that hang in their first one.
     torch.set_num_threads(1)
     if "--warm" in sys.argv:
         load_lazy_parts()
-    serve()
+    seal(os.uname().machine)  # where the sandbox has not done so already
+    serve(alone="--alone" in sys.argv)
 
 
 def forked(request: dict[str, Any], descriptors: list[int]) -> int:
@@ -63,22 +70,26 @@ def forked(request: dict[str, Any], descriptors: list[int]) -> int:
     enclosure.limit(request["limits"])
     enclosure.give_up_privileges(request["uid"])
     die_with_parent()  # last: a new user id takes it off
-    serve()
+    serve(alone=len(descriptors) > 3)
     return 0
 
 
-def serve() -> None:
+def serve(*, alone: bool) -> None:
     """Run one program after another until standard input ends, or nobody is left to read what a program answers.
 
-    The process of the next program is forked before there is a request for it, which it then reads itself.
+    The process of the next program is forked before there is a request for it, which it then reads itself. Where the
+    agent is ``alone`` with its programs, what one leaves behind is ended before the next.
     """
     frames = _claim_streams()
+    ours = set(_processes())
     spare = _Spare(frames)
     frames.send(pack({"ready": os.getpid()}))
     while _comes(frames):
         kills = _memory_kills()
         child, spare = spare.released(), _Spare(frames)
         status = os.waitstatus_to_exitcode(_wait(child, frames))
+        if alone:
+            _end_all_but({*ours, spare.pid})
         frames.send(pack({"ended": status, "out_of_memory": status == -9 and _memory_kills() > kills}))
 
 
@@ -88,8 +99,8 @@ class _Spare:
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
         waiting, self._gate = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
+        self.pid = os.fork()
+        if self.pid == 0:
             try:
                 os.close(self._gate)
                 _touch()
@@ -108,11 +119,11 @@ class _Spare:
         try:
             os.write(self._gate, b"x")
         except BrokenPipeError:
-            os.waitpid(self._pid, 0)
+            os.waitpid(self.pid, 0)
             return _Spare(self._frames).released()
         finally:
             os.close(self._gate)
-        return self._pid
+        return self.pid
 
 
 def _touch() -> None:
@@ -140,6 +151,29 @@ def _comes(frames: Frames) -> bool:
     poll = select.poll()
     poll.register(frames.requests, select.POLLIN)
     return any(events & select.POLLIN for _, events in poll.poll())
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def _end_all_but(spared: set[int]) -> None:
+    """Kill what a program left behind, again and again while it forks; a sandbox that cannot be cleared is given up."""
+    for _ in range(_CLEARINGS):
+        strays = [pid for pid in _processes() if pid not in spared and _runs(pid)]
+        if not strays:
+            return
+        for pid in strays:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+    os._exit(1)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _memory_kills() -> int:

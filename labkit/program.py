@@ -43,6 +43,7 @@ class Program:
     def serve(self, start: dict[str, Any]) -> None:
         seconds = int(start["cpu_seconds"])
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 2))
+        _bound_mappings()
         random.seed(start["seed"])
         np.random.seed(start["seed"] % 2**32)
         _seed_torch(start["seed"])
@@ -197,6 +198,18 @@ class Program:
             reply = pack({"n": number, "error": describe(error)})
         sys.stdout.flush()
         self._frames.send(reply)
+
+
+def _bound_mappings() -> None:
+    """Shared mappings count for RLIMIT_AS alone; it is the size so far and what RLIMIT_DATA allows, which ignores them.
+
+    Where there are GPUs nothing can be bounded so: CUDA maps more addresses than there is memory.
+    """
+    data = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if data != resource.RLIM_INFINITY and torch.version.cuda is None:
+        with open("/proc/self/statm") as sizes:
+            mapped = int(sizes.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + data, mapped + data))
 
 
 def _as_module(value: Any) -> torch.nn.Module:

@@ -22,6 +22,9 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
 
 # Per machine: the audit architecture, then the numbers of unshare, clone, setns and clone3.
 _MACHINES = {"x86_64": (0xC000_003E, 272, 56, 308, 435), "aarch64": (0xC000_00B7, 97, 220, 268, 435)}
+# Refused as if the kernel had none: add_key, request_key, keyctl (rings of keys that sandboxes would share),
+# io_uring_setup and userfaultfd (the usual way into a kernel), shmget and memfd_create (memory that no limit counts).
+_REFUSED = {"x86_64": (248, 249, 250, 425, 323, 29, 319), "aarch64": (217, 218, 219, 425, 282, 194, 279)}
 
 
 def program(machine: str) -> list[tuple[int, int, int, int]]:
@@ -29,11 +32,14 @@ def program(machine: str) -> list[tuple[int, int, int, int]]:
     if machine not in _MACHINES:
         return []
     architecture, unshare, clone, setns, clone3 = _MACHINES[machine]
+    refused = _REFUSED[machine]
+    more = len(refused)
     return [
         (_LOAD, 0, 0, _ARCHITECTURE),
-        (_EQUAL, 0, 10, architecture),  # 32-bit calls on a 64-bit machine have other numbers: no such call
+        (_EQUAL, 0, 10 + more, architecture),  # 32-bit calls on a 64-bit machine have other numbers: no such call
         (_LOAD, 0, 0, _NUMBER),
-        (_AT_LEAST, 8, 0, 0x4000_0000),  # nor x86's third set of numbers
+        (_AT_LEAST, 8 + more, 0, 0x4000_0000),  # nor x86's third set of numbers
+        *((_EQUAL, 7 + more - index, 0, number) for index, number in enumerate(refused)),
         (_EQUAL, 7, 0, clone3),
         (_EQUAL, 5, 0, setns),
         (_EQUAL, 1, 0, unshare),

@@ -209,7 +209,7 @@ def _container(client: docker.APIClient, config: SandboxConfig) -> dict[str, Any
         "Image": config.image,
         "Entrypoint": [],
         # -P: nothing is imported from the working directory, which learner code may write to.
-        "Cmd": ["python", "-P", "-m", "labkit.agent", "--warm"],
+        "Cmd": ["python", "-P", "-m", "labkit.agent", "--warm", "--alone"],
         "WorkingDir": "/tmp",
         "User": f"{uid}:{uid}",
         "Hostname": "lab",

@@ -76,7 +76,8 @@ class ProcessSandbox(Sandbox):
 
     def _launch(self, theirs: list[int]) -> None:
         # -P: nothing is imported from the working directory, which learner code may write to.
-        argv = command(self._method, self._confinement(), [sys.executable, "-P", "-m", "labkit.agent"])
+        alone = [] if self._method == "plain" else ["--alone"]
+        argv = command(self._method, self._confinement(), [sys.executable, "-P", "-m", "labkit.agent", *alone])
         stdin, stdout, stderr = theirs
         self._process = subprocess.Popen(
             argv, stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(), cwd="/", start_new_session=True

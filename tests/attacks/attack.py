@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 __all__ = ["LEAK", "TRIED", "Attack", "pattern"]
 
@@ -21,8 +21,7 @@ class Attack:
     ``source`` defines ``energy``, which should return the sum of the squares of its argument (``kind`` "layer": a
     class, an affine map). ``ends`` are the outcomes it may have, apart by ``|``; one that may pass does its mischief
     and answers rightly all the same. ``says`` is a part of the message. An attack that is not ``cut_short`` comes to
-    its end and prints TRIED there. ``pending`` says for a kind of sandbox why an attack does something there that it
-    should not, and under "next" why the next exercise suffers.
+    its end and prints TRIED there.
     """
 
     name: str
@@ -34,7 +33,6 @@ class Attack:
     cut_short: bool = False
     seconds: float = 30
     kind: str = "energy"
-    pending: Mapping[str, str] = field(default_factory=dict)
 
     def program(self, facts: Mapping[str, str]) -> str:
         """The source, with ``@NAME@`` replaced by what ``facts`` has under that name."""

@@ -214,12 +214,7 @@ for keyring in (-3, -4, -5):
 """
 
 
-def test_no_key_of_the_kernel_passes_from_one_check_to_another(
-    campaign: Campaign, sandbox: str, request: pytest.FixtureRequest
-) -> None:
-    if sandbox == "process":
-        reason = "a server that is a service has one session keyring, which all sandboxes inherit (labkit/seal.py)"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_no_key_of_the_kernel_passes_from_one_check_to_another(campaign: Campaign) -> None:
     source = KEYS.replace("@MARK@", campaign.mark)
     # Its statements run once for each of the names they bind: `energy` alone would leave the loop out.
     source = source.replace("return (x * x)", "keyring, search\n    return (x * x)")

@@ -74,9 +74,6 @@ def test_an_odd_cell_neither_hurts_an_answer_nor_holds_up_the_server(name: str, 
         assert time.process_time() - started < 5
 
 
-@pytest.mark.xfail(
-    reason="_mentions of checker/extract.py goes through blank lines again from each of them", strict=True
-)
 def test_blank_lines_in_a_cell_that_is_no_python_take_no_time() -> None:
     started = time.process_time()
     read_notebook(notebook(GOOD, "\n" * 8_000 + "def ("), ["energy_0"])

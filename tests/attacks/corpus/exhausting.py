@@ -5,8 +5,6 @@ from tests.attacks.corpus.forging import FRAMES
 
 __all__ = ["ATTACKS"]
 
-_SHARED = "memory that processes could share counts for no limit of theirs (RLIMIT_DATA); a container counts it"
-_SEGMENTS = "segments live as long as their sandbox, and leave the next program no memory"
 ATTACKS = [
     Attack(
         "forks without end",
@@ -92,7 +90,6 @@ ATTACKS = [
         """,
         ends="out of memory|killed|error in your code",
         cut_short=True,
-        pending={"process": _SHARED},
     ),
     Attack(
         "takes memory in files without a name",
@@ -114,7 +111,6 @@ ATTACKS = [
         """,
         ends="out of memory|killed|error in your code",
         cut_short=True,
-        pending={"process": _SHARED},
     ),
     Attack(
         "takes memory as System V did",
@@ -139,7 +135,6 @@ ATTACKS = [
         """,
         ends="out of memory|killed|error in your code",
         cut_short=True,
-        pending={"process": _SHARED, "next": _SEGMENTS},
     ),
     Attack(
         "never ends",

@@ -248,7 +248,6 @@ ATTACKS = [
             print("tried", flush=True)
             return x.sum()
         """,
-        pending={"next": "what a program leaves behind in its sandbox lives on beside the next (labkit/agent.py)"},
     ),
     Attack(
         "prints a verdict",
@@ -313,7 +312,6 @@ ATTACKS = [
         """,
         ends="killed|failed",
         cut_short=True,
-        pending={"next": "the sandbox is used again on the word of whoever wrote that the program ended"},
     ),
     Attack(
         "patches the agent",

@@ -38,7 +38,7 @@ class Programs:
         ended: ProgramEnded | None = student and student._ended
         if student is not None and ended is None:
             student._end()
-        elif ended is not None and not ended.reusable:
+        elif ended is not None:
             self._sandbox.close()
             self._sandbox = self._pool.take()
 
