@@ -193,6 +193,7 @@ def test_a_cell_is_known_by_its_mark_even_if_its_text_says_nothing():
         (b'{"nbformat": 3, "cells": []}', "no notebook of format 4"),
         (notebook("x = 1"), "no exercise of this lab in it: none of f, g is defined"),
         (notebook(*["x = 1"] * 2001), "has 2001 cells, more than 2000"),
+        (notebook("x = 1\n" * 10_001), "has 10001 statements outside functions, more than 10000"),
     ],
 )
 def test_what_cannot_be_judged_at_all_is_refused_in_a_sentence(data, says):

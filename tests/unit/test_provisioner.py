@@ -1,0 +1,134 @@
+"""Learners' kernels: forked by the provisioner, and in everything else kernels like any other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import KernelManager
+
+from labkit import serverextension
+from labkit.forkserver import Forked
+from labkit.provisioner import SOCKET
+from tests.judges import until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[str]:
+    """What the server extension starts beside a Jupyter server."""
+    runtime = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_RUNTIME_DIR", runtime)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.delenv(SOCKET, raising=False)
+        server = SimpleNamespace(kernel_nursery=None)
+        serverextension._load_jupyter_server_extension(server)
+        path = os.environ[SOCKET]
+        until(lambda: os.path.exists(path))
+        yield path
+    server.kernel_nursery.communicate()  # its input ends, and so does it
+    assert server.kernel_nursery.returncode == 0
+    shutil.rmtree(runtime)
+
+
+class Lab:
+    """One kernel of the spec that learners' notebooks use."""
+
+    def __init__(self, folder: Path) -> None:
+        specs = KernelSpecManager()
+        specs.kernel_dirs = [str(ROOT / "labkit" / "kernels")]
+        self.manager = KernelManager(
+            kernel_name="python3", kernel_spec_manager=specs, transport="ipc", ip=f"{folder}/socket"
+        )
+        self.manager.start_kernel(cwd=str(folder), env=os.environ | {"PYTHONPATH": str(ROOT), "MINE": "yes"})
+        self.client: BlockingKernelClient = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(60)
+
+    def run(self, code: str) -> Any:
+        reply = self.client.execute_interactive(
+            code, user_expressions={"value": "value"}, output_hook=lambda message: None, timeout=60
+        )["content"]
+        return reply["user_expressions"]["value"]["data"]["text/plain"] if reply["status"] == "ok" else reply["ename"]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    path = tempfile.mkdtemp(prefix="k", dir="/tmp")
+    yield Path(path)
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def lab(folder: Path) -> Iterator[Lab]:
+    lab = Lab(folder)
+    yield lab
+    lab.client.stop_channels()
+    lab.manager.shutdown_kernel(now=True)
+
+
+def test_a_kernel_is_forked_with_torch_and_the_lab_in_it(nursery: str, lab: Lab, folder: Path) -> None:
+    process = lab.manager.provisioner.process
+    assert isinstance(process, Forked)
+    assert lab.run("import sys; value = 'torch' in sys.modules") == "True"
+    assert lab.run("import os; value = os.getcwd(), os.environ['MINE'], __name__") == f"('{folder}', 'yes', '__main__')"
+    assert lab.run("value = lab.check.__module__") == "'labkit'"
+    threads = len(os.sched_getaffinity(0))
+    assert lab.run("import torch; value = torch.get_num_threads()") == str(threads)
+
+
+def test_it_is_interrupted_restarted_and_ended_like_any_other(nursery: str, lab: Lab) -> None:
+    lab.run("value = 1")
+    first = lab.manager.provisioner.process
+    request = lab.client.execute("print('sleeping', flush=True)\nimport time; time.sleep(60)")
+    while lab.client.get_iopub_msg(timeout=30)["content"].get("text") != "sleeping\n":
+        pass
+    lab.manager.interrupt_kernel()
+    started = time.monotonic()
+    while (reply := lab.client.get_shell_msg(timeout=30))["parent_header"]["msg_id"] != request:
+        pass
+    assert reply["content"]["ename"] == "KeyboardInterrupt"
+    assert time.monotonic() - started < 30
+
+    lab.manager.restart_kernel(now=True)
+    lab.client.wait_for_ready(60)
+    second = lab.manager.provisioner.process
+    assert isinstance(second, Forked)
+    assert second.pid != first.pid
+    assert lab.run("value = 2") == "2"
+    assert lab.manager.is_alive()
+    lab.manager.shutdown_kernel(now=True)
+    assert not lab.manager.is_alive()
+
+
+def test_two_kernels_draw_different_numbers(nursery: str, lab: Lab, folder: Path) -> None:
+    code = "import numpy, random; value = numpy.random.rand(), random.random()"
+    first = lab.run(code)
+    lab.manager.restart_kernel(now=True)
+    lab.client.wait_for_ready(60)
+    assert lab.run(code) != first
+
+
+@pytest.mark.parametrize("socket", ["", "/tmp/no-such-socket"])
+def test_without_a_fork_server_it_is_started_by_its_command_line(
+    socket: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SOCKET, socket)
+    lab = Lab(folder)
+    try:
+        assert not isinstance(lab.manager.provisioner.process, Forked)
+        assert lab.run("value = lab.check.__module__") == "'labkit'"
+    finally:
+        lab.client.stop_channels()
+        lab.manager.shutdown_kernel(now=True)
