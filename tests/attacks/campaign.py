@@ -30,7 +30,7 @@ __all__ = ["POOL", "SEED", "Campaign", "containers"]
 POOL = 2
 SEED = 7_465_912_803_317_256
 # What the server knows and learner code shall not find.
-_SECRET = ("GRADLAB_ATTACKED_SECRET", "nobody-but-the-server-has-this")
+_SECRET = ("SERVER_ATTACKED_SECRET", "nobody-but-the-server-has-this")
 # Honest, and slow enough to be under way all the time.
 _SLOW = "import time\ndef energy(x):\n    time.sleep(1)\n    return (x * x).sum()"
 _KEYCTL = {"x86_64": 250, "aarch64": 219}

@@ -55,11 +55,11 @@ def method(request: pytest.FixtureRequest, require: Require) -> str:
 @pytest.fixture(scope="module")
 def sandbox(method: str) -> Iterator[Sandbox]:
     """One for all tests that leave it sound."""
-    os.environ["GRADLAB_TEST_SECRET"] = "not for learners"
+    os.environ["SERVER_TEST_SECRET"] = "not for learners"
     sandbox = start(method)
     yield sandbox
     sandbox.close()
-    del os.environ["GRADLAB_TEST_SECRET"]
+    del os.environ["SERVER_TEST_SECRET"]
 
 
 @pytest.fixture
