@@ -32,8 +32,8 @@ __all__ = ["Assignment", "Judge", "JudgeConfig", "NotebookError", "Task", "read_
 # Longest a single cell of a checker notebook may take: the learner's limits act long before.
 _CELL_SECONDS = 300
 
-# What a waiting judge has for itself, forked or with a container of its own (`make bench`), and the part of the free
-# memory that all of them may take.
+# Room for what a waiting judge has for itself, forked (`make bench` prints it) or with torch once more in a container,
+# and the part of the free memory that all of them may take.
 _JUDGE_MB = {False: 64, True: 400}
 _SPARE = 4
 

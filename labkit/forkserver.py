@@ -238,8 +238,8 @@ class ForkServer:
 def gather_pages() -> None:
     """Put this process's own memory into huge pages: a fork copies one entry for 2 MiB instead of 512.
 
-    With 300 MiB of torch that is 1 ms for a fork instead of 8 (`make bench` measures it). A child that writes still
-    copies only 4 KiB. Kernels before 6.1 have no such call (madvise(2), MADV_COLLAPSE) and keep small pages.
+    A child that writes still copies only 4 KiB. Kernels before 6.1 have no such call (madvise(2), MADV_COLLAPSE) and
+    keep small pages.
     """
     import ctypes
 
