@@ -23,6 +23,8 @@ import psutil
 from rich.console import Console
 
 from bench import tools
+from bench.breakdown import breakdown
+from bench.breakdown import rows as stages
 from bench.environments import BenchError, ensure, version_in
 from bench.formats import exercises
 from bench.kernels import LAB_KERNELS, jupyter_server, kernel_ready, no_kernel
@@ -34,6 +36,7 @@ from checker.sandbox.confinement import detect
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 # Ten submissions are ten checks already; more rounds of them would take the whole run past ten minutes.
 ROUNDS, MANY_ROUNDS = 5, 3
+BREAKDOWN_CHECKS = 20
 PLAIN_KERNEL = LAB_KERNEL = "python3"
 
 Say = Callable[[str], None]
@@ -52,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         rows, kernels = _measured(rounds, many_rounds, say)
+        breakdowns = _broken_down(rows, 2 if options.quick else BREAKDOWN_CHECKS, say)
     except (BenchError, Failed) as error:
         print(f"The benchmark ended: {error}", file=sys.stderr)
         return 1
@@ -61,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.quick:
         console.print("So few repetitions tell little: docs/benchmarks.md is left as it is.")
     else:
-        PAGE.write_text(markdown(rows, kernels, _machine()), encoding="utf-8")
+        PAGE.write_text(markdown(rows, kernels, _machine(), breakdowns), encoding="utf-8")
         console.print(f"Written to docs/{PAGE.name}.")
     missed = [target.name for target in found if target.met is False]
     if missed:
@@ -129,6 +133,14 @@ def _tools(folder: Path, stack: ExitStack, say: Say) -> tuple[dict[str, Row], li
         used.append(tool)
         rows[key] = Row(key, tool.title, tool.definition, MANY, no_many=tool.no_many)
     return rows, used
+
+
+def _broken_down(rows: Sequence[Row], checks: int, say: Say) -> dict[str, list[tuple[str, str]]]:
+    """The stages of a check for each of our sandboxes that was measured."""
+    sandboxes = {"process": detect(), "docker": "docker"}
+    measured = [row.key for row in rows if row.key in sandboxes and row.ones]
+    say("where the time goes")
+    return {key: stages(breakdown(sandboxes[key], checks)) for key in measured}
 
 
 def _kernels(rounds: int, say: Say) -> Kernels:

@@ -24,7 +24,7 @@ from gradlab.course import Course
 from gradlab.settings import Settings
 from gradlab.store import Store
 
-__all__ = ["settings_for"]
+__all__ = ["Host", "hosting", "settings_for"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 _VERDICT_SECONDS = 120
@@ -66,7 +66,8 @@ class Host:
 
 
 @contextmanager
-def _hosting(settings: Settings) -> Iterator[Host]:
+def hosting(settings: Settings) -> Iterator[Host]:
+    """What a server has for judging, started and ended."""
     with ExitStack() as stack:
         course = Course.load(settings.labs_dir, settings.checks_dir)
         settings.state_dir.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def _hosting(settings: Settings) -> Iterator[Host]:
 def main() -> None:
     # Whoever outlives its parent stays in this process tree, or its CPU time would be lost.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    with _hosting(settings_for(sys.argv[1], Path(sys.argv[2]))) as host:
+    with hosting(settings_for(sys.argv[1], Path(sys.argv[2]))) as host:
         for line in sys.stdin:
             print(json.dumps(host.check([Path(path).read_bytes() for path in json.loads(line)])), flush=True)
 

@@ -155,8 +155,13 @@ def targets_table(found: Sequence[Target]) -> Table:
     return made
 
 
-def markdown(rows: Sequence[Row], kernels: Kernels, machine: Machine) -> str:
-    """The page: the numbers, what they were measured on, and how each is defined."""
+def markdown(
+    rows: Sequence[Row], kernels: Kernels, machine: Machine, breakdowns: Mapping[str, Sequence[tuple[str, str]]]
+) -> str:
+    """The page: the numbers, what they were measured on, and how each is defined.
+
+    ``breakdowns`` has the lines of :func:`bench.breakdown.rows` by the row's key.
+    """
     by_key = {row.key: row for row in rows}
     ours = by_key[OURS]
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
@@ -174,6 +179,7 @@ def markdown(rows: Sequence[Row], kernels: Kernels, machine: Machine) -> str:
         _grid(HEADINGS, wall),
         "## Gradlab, warm, in detail",
         _grid(("", "checks", "median s", "95th percentile s", "longest s", "private MiB"), spread),
+        *_broken_down(rows, breakdowns),
         "## Kernel in the lab with torch ready",
         _kernels(kernels),
         "## Targets",
@@ -182,6 +188,22 @@ def markdown(rows: Sequence[Row], kernels: Kernels, machine: Machine) -> str:
         _definitions(rows),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _broken_down(rows: Sequence[Row], breakdowns: Mapping[str, Sequence[tuple[str, str]]]) -> list[str]:
+    """The stages of a check, side by side for each sandbox, above the floor."""
+    if not breakdowns:
+        return []
+    floor = next(row for row in rows if row.key == "floor").one
+    titles = [row.title for row in rows if row.key in breakdowns]
+    columns = [breakdowns[row.key] for row in rows if row.key in breakdowns]
+    lines = [(line[0][0], *(number for _, number in line)) for line in zip(*columns, strict=True)]
+    return [
+        "## Where the time of a warm check goes",
+        "Milliseconds, medians; the stages follow one another. The floor, which runs the same answers and tests and nothing "
+        f"else, takes {_plain(floor and floor * 1000)} ms.",
+        _grid(("", *titles), lines),
+    ]
 
 
 def _spread(row: Row) -> tuple[str, ...]:

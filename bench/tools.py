@@ -33,7 +33,6 @@ __all__ = ["DOCKER_TITLE", "MANY", "Cold", "Floor", "Nbgrader", "Otter", "Paperm
 
 MANY = 10
 DOCKER_TITLE = "Gradlab, warm, Docker sandbox"
-DOCKER_TITLE = "Gradlab, warm, Docker sandbox"
 FULL = 4
 # The exercise that the wrong notebook gets wrong: the last, so that a tool which stops early has to come so far.
 WRONG = "lstm_parameters"
@@ -301,8 +300,6 @@ class Warm(_Server):
         )
         self._containers = sandbox == "docker"
         folder.mkdir()
-        if reason := self._why_not(sandbox, folder):
-            raise Failed(reason)
         if reason := self._why_not(sandbox, folder):
             raise Failed(reason)
         formats.write_course(folder, lab)

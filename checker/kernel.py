@@ -6,10 +6,12 @@ learner code never runs here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from checker.sandbox.config import ENVIRONMENT, SandboxConfig
@@ -51,18 +53,26 @@ def serve(request: dict[str, Any], _descriptors: list[int]) -> int:
 
 def forked(request: dict[str, Any], _descriptors: list[int]) -> int:
     """The kernel in a child of :func:`serve`, with its sandbox ready."""
-    privileged = os.geteuid() == 0
-    if privileged:  # others could lower their priority, and never raise it again
-        os.setpriority(os.PRIO_PROCESS, 0, _PATIENT)
-    kernel.take_over(request)
-    sandboxes = _sandboxes()
-    app = _application(sandboxes)
-    _touch(app)
-    sandboxes.wait_warm()
-    if privileged:
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    with _patience():
+        kernel.take_over(request)
+        sandboxes = _sandboxes()
+        app = _application(sandboxes)
+        _touch(app)
+        sandboxes.wait_warm()
     app.start()
     return 0
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """Low priority, for this thread and those that it starts; none of them keeps it."""
+    if os.geteuid() != 0:  # others could lower their priority, and never raise it again
+        yield
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, _PATIENT)
+    yield
+    for thread in os.listdir("/proc/self/task"):  # Linux has a priority for each
+        os.setpriority(os.PRIO_PROCESS, int(thread), 0)
 
 
 def _sandboxes() -> SandboxPool:

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+from collections import deque
 from pathlib import Path
 
 from checker.workplace import Workplace
@@ -24,7 +26,8 @@ log = logging.getLogger(__name__)
 
 _LISTEN_SECONDS = 30
 _LOAD_SECONDS = 120
-_MOST_STARTS = 3
+# One that ends again and again must not keep a core busy with starting it.
+_MOST_STARTS, _WITHIN_SECONDS = 3, 600
 
 
 class Nursery:
@@ -36,7 +39,7 @@ class Nursery:
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._judges: Forked | None = None
-        self._starts = 0
+        self._starts: deque[float] = deque(maxlen=_MOST_STARTS)
         self._closed = False
 
     @property
@@ -50,13 +53,17 @@ class Nursery:
         return str(self._folder / "judges") if self._judges is not None and self._folder else ""
 
     def ensure(self) -> None:
-        """Start both unless they run; blocks until torch is loaded. A failure is logged."""
+        """Start both unless they run; blocks until torch is loaded. A failure or an end is logged."""
         with self._lock:
             running = self._judges is not None and self._judges.poll() is None
-            if self._closed or running or self._starts >= _MOST_STARTS:
+            if self._closed or running:
                 return
-            self._starts += 1
+            if self._judges is not None:
+                log.warning("What judges are forked from has ended (status %s).", self._judges.returncode)
             self._end()
+            if len(self._starts) == _MOST_STARTS and time.monotonic() - self._starts[0] < _WITHIN_SECONDS:
+                return
+            self._starts.append(time.monotonic())
             try:
                 self._start()
             except OSError as error:

@@ -126,7 +126,7 @@ def test_what_is_printed_names_the_miss() -> None:
 def test_the_page_says_what_was_measured_on_what_and_how() -> None:
     rows = list(measured().values())
     rows[2] = replace(rows[2], manys=[], no_many="nobody wants to")
-    page = markdown(rows, KERNELS, MACHINE)
+    page = markdown(rows, KERNELS, MACHINE, {})
     assert "Written by `make bench` on 2026-01-31" in page
     assert "2 cores (Some Processor), 23 GiB of memory. Python 3.11.7, nbgrader 0.9.5." in page
     assert "| tool nbgrader | 6.00 | 40.0 | 3.00 | 200 | 3.00 | 20.0 | 0.750 |" in page
@@ -140,5 +140,13 @@ def test_the_page_says_what_was_measured_on_what_and_how() -> None:
 
 def test_a_page_without_kernels_says_why() -> None:
     assert "Not measured: there is no kernel spec." in markdown(
-        list(measured().values()), Kernels(reason="there is no kernel spec"), MACHINE
+        list(measured().values()), Kernels(reason="there is no kernel spec"), MACHINE, {}
     )
+
+
+def test_the_page_takes_our_checks_apart_above_the_floor() -> None:
+    rows = [*measured().values(), row("floor", 0.0185, 1.0)]
+    page = markdown(rows, KERNELS, MACHINE, {"process": [("first", "1.5"), ("second", "2.5")]})
+    assert "takes 18.5 ms" in page
+    assert "|  | tool process |" in page
+    assert "| second | 2.5 |" in page

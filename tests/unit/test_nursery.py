@@ -42,7 +42,9 @@ def cold(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
     monkeypatch.setattr(module.subprocess, "Popen", instead)
 
 
-def test_both_parents_end_with_it_and_are_started_again_after_they_died(workplace: Workplace) -> None:
+def test_both_parents_end_with_it_and_are_started_again_after_they_died(
+    workplace: Workplace, caplog: pytest.LogCaptureFixture
+) -> None:
     nursery = Nursery(workplace)
     assert (nursery.sandboxes, nursery.judges) == ("", "")
     nursery.ensure()
@@ -57,7 +59,9 @@ def test_both_parents_end_with_it_and_are_started_again_after_they_died(workplac
     first.kill()
     first.wait()
     until(lambda: not any(psutil.pid_exists(pid) for pid in parents))
-    nursery.ensure()
+    with caplog.at_level(logging.WARNING):
+        nursery.ensure()
+    assert "What judges are forked from has ended (status -9)." in caplog.text
     assert nursery._process is not first
     assert Path(nursery.judges).is_socket()
 
@@ -68,6 +72,20 @@ def test_both_parents_end_with_it_and_are_started_again_after_they_died(workplac
     assert list(workplace.path.glob("nursery-*")) == []
     nursery.ensure()
     assert nursery.judges == ""
+
+
+def test_one_that_ends_again_and_again_is_left_alone_for_a_while(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cold(monkeypatch, [sys.executable, "-c", "raise SystemExit(4)"])
+    nursery = Nursery(workplace)
+    for _ in range(5):
+        nursery.ensure()
+    assert [record.name for record in caplog.records] == ["checker.nursery"] * 3
+    monkeypatch.setattr(module, "_WITHIN_SECONDS", 0)
+    nursery.ensure()
+    assert len(caplog.records) == 4
+    nursery.close()
 
 
 def test_learner_code_finds_nothing_of_the_server_in_the_memory_it_shares(
@@ -124,6 +142,10 @@ def test_kernels_and_sandboxes_are_forked_where_it_works(workplace: Workplace) -
             "assert sandboxes._waiting._forked is not None and sandboxes._waiting.ready", timeout=60
         )
         assert reply["content"]["status"] == "ok", reply["content"]
+        threads = [int(thread) for thread in os.listdir(f"/proc/{kernel.provisioner.pid}/task")]
+        # It was patient while it started; now somebody waits for it, and for all of its threads.
+        assert len(threads) > 1
+        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {0}
     finally:
         pool.close()
 
