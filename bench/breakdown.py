@@ -1,8 +1,8 @@
 """Where the time of a warm check goes: whole checks, taken apart into stages that follow one another.
 
-``python -m bench.breakdown`` prints the table; ``make bench`` puts it into ``docs/benchmarks.md``. What ends one stage and
-begins the next is seen by wrapping a few functions of this process, in the times that the kernel gives its messages, and
-by a stop watch around the sandbox's streams, which the lab's first cell starts.
+``python -m bench.breakdown`` prints the table; ``make bench`` puts it into ``docs/benchmarks.md``. What ends one stage
+and begins the next is seen by wrapping a few functions of this process, in the times that the kernel gives its
+messages, and by a stop watch around the sandbox's streams, which the lab's first cell starts.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def stages(marks: Mapping[str, float], cells: Sequence[tuple[float, float]], wai
     """Seconds of each of STAGES.
 
     ``marks`` has when the check came to ``accept``, ``judge``, ``papermill``, ``papermill done``, ``judge done`` and
-    ``stored``; ``cells`` has when the kernel began and ended each cell; ``waited`` is how long it waited for the sandbox.
+    ``stored``; ``cells`` has when the kernel began and ended each cell; ``waited`` is how long it waited for the
+    sandbox.
     """
     busy = sum(ended - began for began, ended in cells)
     first, last = cells[0][0], cells[-1][1]
@@ -136,8 +137,8 @@ def rows(found: Breakdown) -> list[tuple[str, str]]:
 
 
 class _Watch:
-    """When functions began and ended (seconds since the epoch, as the kernel's messages have it), what they returned, and
-    how long judges took to start."""
+    """When functions began and ended (seconds since the epoch, as the kernel's messages have it), what they returned,
+    and how long judges took to start."""
 
     def __init__(self) -> None:
         self.marks: dict[str, float] = {}
@@ -181,8 +182,9 @@ class _Watch:
 @contextmanager
 def _watching() -> Iterator[_Watch]:
     watch = _Watch()
+    execute = watch.around(papermill.execute_notebook, "papermill", "papermill done")
     with (
-        patch.object(papermill, "execute_notebook", watch.around(papermill.execute_notebook, "papermill", "papermill done")),
+        patch.object(papermill, "execute_notebook", execute),
         patch.object(Judge, "check", watch.around(Judge.check, "judge", "judge done")),
         patch.object(Host, "check", watch.around(Host.check, "accept", "stored")),
         patch.object(KernelPool, "_start", watch.around_start(KernelPool._start)),
@@ -203,10 +205,10 @@ def _taken_apart(host: Host, notebook: bytes, watch: _Watch) -> _Check:
     verdict = watch.returned["judge"]
     if not all(result.outcome is Outcome.PASSED for result in verdict.results):
         raise Failed(f"A check that was to be taken apart has not full marks: {verdict.results}")
-    ran = [cell for cell in json.loads(verdict.report)["cells"] if cell["metadata"].get("execution", {}).get("iopub.status.busy")]
-    waited, requests = "".join(ran[-1]["outputs"][0]["text"]).split()
-    found = stages(dict(watch.marks), [_busy(cell["metadata"]["execution"]) for cell in ran], float(waited))
-    return _Check(found, len(ran), int(requests))
+    cells = json.loads(verdict.report)["cells"]
+    ran = [times for cell in cells if (times := cell["metadata"].get("execution"))]
+    waited, requests = "".join(cells[-1]["outputs"][0]["text"]).split()
+    return _Check(stages(watch.marks, [_busy(times) for times in ran], float(waited)), len(ran), int(requests))
 
 
 def _busy(times: Mapping[str, str]) -> tuple[float, float]:
@@ -221,7 +223,8 @@ def _course(folder: Path) -> bytes:
     page = checks / formats.STEM / "checks.py"
     text = page.read_text(encoding="utf-8")
     page.write_text(text.replace("check, student, draw", f"{_STOP_WATCH}\ncheck, student, draw") + _WAITED)
-    return nbformat.writes(formats.learner(lab, formats.answers(lab))).encode()
+    text = nbformat.writes(formats.learner(lab, formats.answers(lab)))
+    return str(text).encode()
 
 
 def main() -> None:

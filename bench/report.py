@@ -200,8 +200,8 @@ def _broken_down(rows: Sequence[Row], breakdowns: Mapping[str, Sequence[tuple[st
     lines = [(line[0][0], *(number for _, number in line)) for line in zip(*columns, strict=True)]
     return [
         "## Where the time of a warm check goes",
-        "Milliseconds, medians; the stages follow one another. The floor, which runs the same answers and tests and nothing "
-        f"else, takes {_plain(floor and floor * 1000)} ms.",
+        "Milliseconds, medians; the stages follow one another. The floor, which runs the same answers and tests and "
+        f"nothing else, takes {_plain(floor and floor * 1000)} ms.",
         _grid(("", *titles), lines),
     ]
 

@@ -1,14 +1,16 @@
 """What a call of the learner's code gave, and the assertions that a check is made of.
 
 What the learner reads of a call follows one rule. Hidden inputs are described, not shown: a tensor or array by shape
-and dtype, and whatever is long is cut short. Only small floating-point ones of whole numbers are shown, because those
-are edge cases written by hand (``Draw`` draws none), and a message about ``[0.0, inf]`` teaches nothing without them.
+and dtype, a long text or container by type and length. Single numbers, words and a few items are shown, because
+"returned 3 for rank_of(2)" teaches, and so are small floating-point tensors of whole numbers: those are edge cases
+written by hand (``Draw`` draws none), and a message about ``[0.0, inf]`` teaches nothing without them.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,14 @@ __all__ = ["Answer", "Failure", "ProgramEnded", "StudentError", "call_text"]
 
 _MAX_ARGUMENT = 80
 _MAX_SHOWN = 6
+_MAX_ITEMS = 3
+_MAX_TEXT = 12
+_MAX_AXES = 6
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+# What several of a type are called; of any other, "items".
+_SEVERAL: dict[type, str] = {
+    kind: "strings" if kind is str else f"{kind.__name__}s" for kind in (bool, int, float, str, list, tuple, dict)
+}
 _OUT_OF_MEMORY = (
     "can't allocate memory",  # torch's CPU allocator
     "cannot allocate memory",  # the kernel's ENOMEM
@@ -125,13 +135,14 @@ class Answer:
         diagnose: Mapping[str, Any] | None = None,
         layout: bool = False,
         requires_grad: bool = False,
+        device: torch.device | str | None = None,
     ) -> None:
         """The value is ``want``: same type, shape, dtype and elements.
 
         ``diagnose`` maps what to tell the learner to the value that this misconception gives. ``layout`` asks for the
-        same strides too, ``requires_grad`` for the same part in autograd.
+        same strides too, ``requires_grad`` for the same part in autograd, ``device`` for tensors on this device.
         """
-        self._compare(want, EXACT, diagnose, layout=layout, requires_grad=requires_grad)
+        self._compare(want, EXACT, diagnose, layout=layout, requires_grad=requires_grad, device=device)
 
     def is_close(
         self,
@@ -142,9 +153,10 @@ class Answer:
         diagnose: Mapping[str, Any] | None = None,
         layout: bool = False,
         requires_grad: bool = False,
+        device: torch.device | str | None = None,
     ) -> None:
         """As :meth:`equals`, within the dtype's tolerance or the one given."""
-        self._compare(want, Tolerance(rtol, atol), diagnose, layout=layout, requires_grad=requires_grad)
+        self._compare(want, Tolerance(rtol, atol), diagnose, layout=layout, requires_grad=requires_grad, device=device)
 
     def satisfies(self, predicate: Callable[[Any], bool], otherwise: str) -> None:
         """``predicate(value)`` is true; ``otherwise`` is what the learner reads if not (``{got}`` is the value)."""
@@ -171,7 +183,7 @@ class Answer:
     def left_alone(self, *args: Any) -> None:
         """The positional arguments are what they were: the call changed none of them in place."""
         for index, (before, after) in enumerate(zip(args, self.args_after, strict=True)):
-            if (found := difference(after, before, explain=False)) is not None:
+            if (found := _change(after, before)) is not None:
                 raise Failure(f"{self.call} changed its argument {index + 1} in place: it is now {found}.")
 
     def as_dict(self, want: dict[Any, Any]) -> dict[Any, Any]:
@@ -188,17 +200,15 @@ class Answer:
         found: torch.Tensor = self.value
         return found
 
-    def _compare(
-        self, want: Any, tolerance: Tolerance, diagnose: Mapping[str, Any] | None, *, layout: bool, requires_grad: bool
-    ) -> None:
+    def _compare(self, want: Any, tolerance: Tolerance, diagnose: Mapping[str, Any] | None, **asked: Any) -> None:
         value = self.value
-        found = difference(value, want, tolerance, explain=False, layout=layout, requires_grad=requires_grad)
+        found = difference(value, want, tolerance, explain=False, **asked)
         if found is None:
             return
         for message, mistaken in (diagnose or {}).items():
             if difference(value, mistaken, tolerance, explain=False) is None:
                 raise Failure(f"{self._sentence(found)} {message}")
-        explained = difference(value, want, tolerance, inputs=self._args, layout=layout, requires_grad=requires_grad)
+        explained = difference(value, want, tolerance, inputs=self._args, **asked)
         raise Failure(self._sentence(explained or found))
 
     def _sentence(self, found: str) -> str:
@@ -227,21 +237,58 @@ def _described(value: Any) -> str:
         if value.dtype.kind == "f" and _is_edge_case(torch.from_numpy(value.copy())):
             return f"array({rounded(value.tolist())})"
         return f"<array {value.shape} {value.dtype}>"
-    if type(value) in (list, tuple) and any(map(_holds_elements, value)):
-        inner = ", ".join(map(_described, value))
-        return f"[{inner}]" if type(value) is list else f"({inner}{',' if len(value) == 1 else ''})"
-    if type(value) is dict and any(map(_holds_elements, value.values())):
-        return "{" + ", ".join(f"{key!r}: {_described(item)}" for key, item in value.items()) + "}"
-    return describe(value)
+    if isinstance(value, str | bytes):
+        unit = "characters" if isinstance(value, str) else "bytes"
+        return repr(value) if len(value) <= _MAX_TEXT else f"<{type(value).__name__} of {len(value)} {unit}>"
+    return _container(value) if isinstance(value, _CONTAINERS) else describe(value)
 
 
-def _holds_elements(value: Any) -> bool:
-    """Whether a tensor, an array or an object is in it, so that ``repr`` will not do."""
-    if isinstance(value, list | tuple):
-        return any(map(_holds_elements, value))
+def _container(value: Any) -> str:
+    """With its items, if only a few of them show a value; otherwise by type and length."""
+    if not value or _is_shape(value):
+        return describe(value)
+    if len(list(itertools.islice(_showing(value), _MAX_ITEMS + 1))) > _MAX_ITEMS:
+        return f"<{type(value).__name__} of {_count(value)}>"
     if isinstance(value, dict):
-        return any(map(_holds_elements, value.values()))
-    return isinstance(value, torch.Tensor | np.ndarray | Handle)
+        return "{" + ", ".join(f"{_described(key)}: {_described(item)}" for key, item in value.items()) + "}"
+    words = list(map(_described, value))
+    if isinstance(value, list):
+        return f"[{', '.join(words)}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(words)}{',' if len(words) == 1 else ''})"
+    braced = "{" + ", ".join(sorted(words)) + "}"
+    return braced if isinstance(value, set) else f"frozenset({braced})"
+
+
+def _count(value: Any) -> str:
+    """``5 ints``, where all are of one type that has a plural."""
+    if len(value) == 1:
+        return "1 item"
+    kinds = set(map(type, value)) if not isinstance(value, dict) else set()
+    [kind] = kinds if len(kinds) == 1 else {object}
+    return f"{len(value)} {_SEVERAL.get(kind, 'items')}"
+
+
+def _showing(value: Any) -> Iterator[Any]:
+    """The items at any depth but for tensors, arrays and objects, whose descriptions hold nothing that was drawn."""
+    for item in value.values() if isinstance(value, dict) else value:
+        if not isinstance(item, torch.Tensor | np.ndarray | Handle):
+            yield item
+        if isinstance(item, _CONTAINERS):
+            yield from _showing(item)
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether it could be a tensor's shape: those are told of tensors, too."""
+    sizes = isinstance(value, tuple) and len(value) <= _MAX_AXES
+    return sizes and all(type(size) is int and size >= 0 for size in value)
+
+
+def _change(after: Any, before: Any) -> str | None:
+    """How an argument is not what it was; a list that has grown is as hidden as the one that was sent."""
+    if type(after) is type(before) and isinstance(before, list | set) and len(after) != len(before):
+        return f"a {type(before).__name__} of length {len(after)}, not {len(before)}"
+    return difference(after, before, explain=False)
 
 
 def _is_edge_case(value: torch.Tensor) -> bool:

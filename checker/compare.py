@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from checker.patterns import LIMIT, recognise
-from labkit.wire import Handle
+from labkit.wire import Handle, device_of
 
 __all__ = ["EXACT", "MAX_LENGTH", "Tolerance", "describe", "difference", "rounded"]
 
@@ -64,6 +64,7 @@ class _Terms:
     inputs: Sequence[Any]
     layout: bool
     requires_grad: bool
+    device: torch.device | None
     explain: bool
 
 
@@ -75,18 +76,21 @@ def difference(
     inputs: Sequence[Any] = (),
     layout: bool = False,
     requires_grad: bool = False,
+    device: torch.device | str | None = None,
     explain: bool = True,
 ) -> str | None:
     """How ``got`` differs from ``want``, as the end of the sentence "It returned …"; None if it does not.
 
     Where a usual mistake explains the answer (:mod:`checker.patterns`), a second sentence says so, unless ``explain``
     is False; ``inputs``, the call's arguments, help to find it. ``layout`` also asks for the same order of the axes in
-    memory, ``requires_grad`` for the same part in the gradient's graph. The last full stop is left to the caller; there
-    are at most ``MAX_LENGTH`` characters.
+    memory, ``requires_grad`` for the same part in the gradient's graph, ``device`` for tensors that were on it in the
+    sandbox (``"cuda"`` is any GPU, ``"cuda:1"`` that one). The last full stop is left to the caller; there are at most
+    ``MAX_LENGTH`` characters.
     """
+    place = None if device is None else torch.device(device)
     if got is None and want is not None:
         return f"None, not {describe(want)}. Did you forget a return statement?"
-    found = _difference(got, want, _Terms(tolerance, inputs, layout, requires_grad, explain))
+    found = _difference(got, want, _Terms(tolerance, inputs, layout, requires_grad, place, explain))
     return None if found is None else _bounded(found)
 
 
@@ -205,6 +209,7 @@ def _tensor_difference(got: Any, want: torch.Tensor, terms: _Terms) -> str | Non
     # A reference may have been computed on a GPU; what comes over the wire is on the CPU.
     return (
         _data_difference(got.detach(), want.detach().cpu(), "a tensor", terms)
+        or (_device_difference(got, terms.device) if terms.device else None)
         or (_layout_difference(got, want) if terms.layout else None)
         or (_grad_difference(got, want) if terms.requires_grad else None)
     )
@@ -261,6 +266,17 @@ def _layout_difference(got: torch.Tensor, want: torch.Tensor) -> str | None:
     if want.is_contiguous():
         return f"{text}. A transpose or permute only changes strides: .contiguous() puts the elements in order"
     return f"{text}. It is a copy in order, where a view with its axes moved is asked" if got.is_contiguous() else text
+
+
+def _device_difference(got: torch.Tensor, want: torch.device) -> str | None:
+    """The device as the sandbox tells it, which is learner code's word: it teaches, and proves nothing."""
+    mine = device_of(got)
+    if mine.type == want.type and want.index in (None, mine.index):
+        return None
+    text = f"a tensor with the right values that is on {mine}; it should be on {want}"
+    if mine.type == "cpu":
+        return f"{text}. torch makes tensors on the CPU unless it is told otherwise: device=x.device makes one beside x"
+    return f"{text}. Did .cpu() or .to() come too late, or on another tensor?" if want.type == "cpu" else text
 
 
 def _grad_difference(got: torch.Tensor, want: torch.Tensor) -> str | None:

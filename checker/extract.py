@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Notebook", "NotebookError", "Program", "Segment", "extract", "read_notebook"]
+__all__ = ["Notebook", "NotebookError", "Program", "Segment", "extract", "read_notebook", "syntax_tree"]
 
 MAX_CELLS = 2_000
 MAX_STATEMENTS = 10_000
@@ -193,7 +193,7 @@ def _is_magic(line: str) -> bool:
 
 
 def _statements(source: str, cell: int) -> list[Statement]:
-    tree = _syntax_tree(source)
+    tree = syntax_tree(source)
     lines = source.split("\n")
     found = []
     for node in tree.body:
@@ -204,9 +204,13 @@ def _statements(source: str, cell: int) -> list[Statement]:
     return found
 
 
-def _syntax_tree(source: str) -> ast.Module:
+def syntax_tree(source: str) -> ast.Module:
+    """``ast.parse``, by one thread at a time. SyntaxError if it is not Python."""
     with _ONE_PARSES:
-        return ast.parse(source)
+        try:
+            return ast.parse(source)
+        except SystemError:  # somebody else in this process parsed without the lock
+            return ast.parse(source)
 
 
 def _segment_text(lines: list[str], node: ast.stmt, start: int) -> str:

@@ -2,17 +2,20 @@
 
 A name stands for all its spellings: ``softmax`` is ``torch.softmax``, ``x.softmax()``, ``F.softmax``, ``nn.Softmax``,
 ``torch._softmax`` and ``softmax_``, under any alias, and ``getattr(torch, "softmax")``. ``matmul`` and ``pow`` are also
-the operators ``@`` and ``**``. A function that the program defines itself is none of them, and neither is a method of
-``self``.
+the operators ``@`` and ``**``. A function that the program defines itself is none of them, and neither is a method or
+attribute that one of its classes has, unless a module is asked for it. A name that is only assigned to is not used.
 
-The text is what runs, so what is found is there. What is put together at run time is not found; a trace of the calls
-(:meth:`checker.remote.Remote.avoids`) finds some of it.
+The text is what runs, so what is found is there. What is put together at run time is not found, nor is ``x.softmax``
+where some class has a ``softmax`` of its own; a trace of the calls (:meth:`checker.remote.Remote.avoids`) finds some of
+it.
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +26,7 @@ _OPERATORS: dict[type[ast.operator], str] = {ast.MatMult: "matmul", ast.Pow: "po
 _SIGNS = {"matmul": "@", "pow": "**"}
 _BY_NAME = frozenset(("getattr", "attrgetter", "methodcaller", "__getattribute__", "import_module", "__import__"))
 _RUN_TEXT = frozenset(("eval", "exec", "compile"))
+_NO_NAME = "…"  # in front of the dots where there is a call, say
 # What an operation is below autograd, where that has another name (torch/_decomp and native_functions.yaml of PyTorch).
 _BELOW = {
     "matmul": (
@@ -100,13 +104,16 @@ def means(operation: str, names: Iterable[str]) -> bool:
 
 
 class _Reader:
-    """Finds the wanted names in a program; it knows the program's imports and its own definitions."""
+    """Finds the wanted names in a program; it knows the program's imports, its definitions and its classes' members."""
 
     def __init__(self, wanted: set[str], trees: Sequence[ast.Module]) -> None:
         self._wanted = wanted
         self._aliases: dict[str, str] = {}
+        self._imported: set[str] = set()
         self._own: set[str] = set()
+        self._members: set[str] = set()
         self._star = False
+        self._selves = _selves(trees)
         for tree in trees:
             for node in ast.walk(tree):
                 self._note(node)
@@ -118,22 +125,32 @@ class _Reader:
                 yield node.lineno, text
 
     def _note(self, node: ast.AST) -> None:
-        if isinstance(node, ast.ImportFrom):
-            self._star = self._star or any(alias.name == "*" for alias in node.names)
-            for alias in node.names:
-                if self._is_wanted(alias.name):
-                    self._aliases[alias.asname or alias.name] = f"{node.module or ''}.{alias.name}"
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            self._note_import(node)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             self._own.add(node.name)
+            if isinstance(node, ast.ClassDef):
+                self._members.update(name for line in node.body for name in _bound(line))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if _root(node) in self._selves:
+                self._members.add(node.attr)
         elif isinstance(node, ast.arg):
             self._own.add(node.arg)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             self._own.add(node.id)
 
+    def _note_import(self, node: ast.ImportFrom | ast.Import) -> None:
+        self._imported.update(alias.asname or alias.name.split(".")[0] for alias in node.names)
+        if isinstance(node, ast.Import):
+            return
+        self._star = self._star or any(alias.name == "*" for alias in node.names)
+        for alias in node.names:
+            if self._is_wanted(alias.name):
+                self._aliases[alias.asname or alias.name] = f"{node.module or ''}.{alias.name}"
+
     def _use(self, node: ast.expr | ast.stmt) -> str:
-        if isinstance(node, ast.Attribute):
-            mine = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
-            return _dotted(node) if self._is_wanted(node.attr) and not mine else ""
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            return _dotted(node) if self._is_wanted(node.attr) and not self._is_mine(node) else ""
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             starred = self._star and self._is_wanted(node.id) and node.id not in self._own
             return self._aliases.get(node.id, node.id if starred else "")
@@ -148,6 +165,14 @@ class _Reader:
         if isinstance(node, ast.Subscript) and _is_namespace(node.value):
             return self._text(node.slice)
         return ""
+
+    def _is_mine(self, node: ast.Attribute) -> bool:
+        """Whether the attribute is one that the program's own classes have, as far as its text tells."""
+        root = _root(node)
+        if root in self._selves and isinstance(node.value, ast.Name):
+            return True
+        imported = root in self._imported or (self._star and root != _NO_NAME and root not in self._own)
+        return node.attr in self._members and not imported
 
     def _by_name(self, call: ast.Call) -> str:
         """A call that looks a name up: ``getattr(torch, "soft" + "max")``, ``eval("torch.softmax(x)")``."""
@@ -200,11 +225,50 @@ def _is_namespace(node: ast.expr) -> bool:
     return isinstance(node, ast.Attribute) and node.attr == "__dict__"
 
 
+def _selves(trees: Sequence[ast.Module]) -> set[str]:
+    """The names under which methods know their object (``self``), unless the program gives them another meaning."""
+    meant: Counter[str] = Counter()
+    every: Counter[str] = Counter()
+    for node in itertools.chain.from_iterable(map(ast.walk, trees)):
+        if isinstance(node, ast.ClassDef):
+            meant.update(filter(None, map(_first_argument, node.body)))
+        elif isinstance(node, ast.arg):
+            every[node.arg] += 1
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            every[node.id] += 1
+        elif isinstance(node, ast.alias):
+            every[node.asname or node.name] += 1
+    return {name for name, times in meant.items() if every[name] == times}
+
+
+def _first_argument(line: ast.stmt) -> str:
+    """Of a method; empty if it has none that only its object can be."""
+    if not isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef):
+        return ""
+    given = [*line.args.posonlyargs, *line.args.args]
+    return given[0].arg if len(given) > len(line.args.defaults) else ""
+
+
+def _bound(line: ast.stmt) -> list[str]:
+    """The names that a line of a class's body gives to the class."""
+    if isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [line.name]
+    return [node.id for node in ast.walk(line) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+
+
+def _root(node: ast.Attribute) -> str:
+    """The name in front of all dots, or ``_NO_NAME``."""
+    return _parts(node)[0]
+
+
 def _dotted(node: ast.Attribute) -> str:
     """``torch.nn.functional.softmax``; what is no plain name in front becomes an ellipsis: ``….softmax``."""
+    return ".".join(_parts(node))
+
+
+def _parts(node: ast.Attribute) -> list[str]:
     parts, inner = [node.attr], node.value
     while isinstance(inner, ast.Attribute):
         parts.append(inner.attr)
         inner = inner.value
-    parts.append(inner.id if isinstance(inner, ast.Name) else "…")
-    return ".".join(reversed(parts))
+    return [inner.id if isinstance(inner, ast.Name) else _NO_NAME, *reversed(parts)]

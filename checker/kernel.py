@@ -27,7 +27,7 @@ _PATIENT = 10
 
 def main() -> None:
     """Start the sandbox, then import what checks need while it does the same, then serve."""
-    _die_with_parent()
+    _watch_parent()
     sandboxes = _sandboxes()
 
     import torch
@@ -105,7 +105,7 @@ def _touch(app: Any) -> None:
     app.kernel.shell.run_cell("def touched(): 'Nothing.'", store_history=False, silent=True)
 
 
-def _die_with_parent() -> None:
+def _watch_parent() -> None:
     """End when whoever started us is gone, so that ``kill -9`` leaves no judge behind.
 
     PR_SET_PDEATHSIG would fire when the *thread* that started us ends, and pool threads do.

@@ -154,6 +154,9 @@ class KernelPool:
     def warm(self) -> None:
         """Start what is missing, in the background and one after another: a cold start takes a whole core."""
         with self._lock:
+            if not self._swept and not self._closed:
+                self._swept = True
+                self._refills.submit(self._sweep, lambda holder: not is_alive(holder.partition("/")[0]))
             missing = self._size - self._ready.qsize() - self._coming
             if self._closed or missing <= 0:
                 return
@@ -231,15 +234,11 @@ class KernelPool:
 
     def _refill(self, count: int) -> None:
         self._nursery.ensure()
-        if not self._swept:
-            self._swept = True
-            self._sweep(lambda holder: not is_alive(holder.partition("/")[0]))
         for _ in range(count):
-            try:
-                kernel = self._start()
-            except Exception:
-                # take() starts one itself and reports what is wrong; a refill that fails only costs time.
-                kernel = None
+            kernel = None
+            # take() starts one itself and reports what is wrong; a refill that fails only costs time.
+            with contextlib.suppress(Exception):
+                kernel = None if self._closed else self._start()
             with self._lock:
                 closed = self._closed
                 if kernel is not None and not closed:
@@ -281,10 +280,11 @@ class KernelPool:
 
 def _kill(kernel: _Kernel) -> None:
     """The kernel leads a process group; its sandbox, a session of its own, dies with its parent."""
-    pid = getattr(kernel.provisioner, "pid", None)
-    if pid:
+    process = getattr(kernel.provisioner, "process", None)
+    # Only while it lives: a forked one is buried by its parent, and its number may be another's then.
+    if process is not None and process.poll() is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _environment(config: SandboxConfig, folder: str) -> dict[str, str]:

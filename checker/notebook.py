@@ -11,6 +11,8 @@ from typing import Any
 import jupytext
 import nbformat
 
+from checker.extract import syntax_tree
+
 __all__ = ["checker_notebook"]
 
 
@@ -68,7 +70,7 @@ def _definitions(source: str) -> tuple[set[str], set[str]]:
     names: set[str] = set()
     exercises: set[str] = set()
     try:
-        statements = ast.parse(source).body
+        statements = syntax_tree(source).body
     except SyntaxError:  # running it says what is wrong
         return set(), set()
     for statement in statements:

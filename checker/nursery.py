@@ -67,7 +67,10 @@ class Nursery:
             try:
                 self._start()
             except OSError as error:
-                log.warning("Nothing can be forked (%s), so every check starts cold and takes seconds longer.", error)
+                if not self._closed:
+                    log.warning(
+                        "Nothing can be forked (%s), so every check starts cold and takes seconds longer.", error
+                    )
                 self._end()
 
     def close(self) -> None:
@@ -111,7 +114,9 @@ class Nursery:
 
 def _environment() -> dict[str, str]:
     """Everything learner code could read of it in its own memory: no token, no name of the server's."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    # The names with an underscore are the server's marks, by which it finds what it has to end.
+    names = ("PATH", "LANG", "_GRADLAB_INSTANCE", "_GRADLAB_PART")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return kept | {
         "HOME": "/tmp",
         "OMP_NUM_THREADS": "1",

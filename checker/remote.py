@@ -265,8 +265,9 @@ class Remote:
     def avoids(self, *names: str, on: Sequence[Any]) -> None:
         """The program does not name these operations (:meth:`Student.avoids`), and this call does not run them either.
 
-        The second part finds what is hidden from the first, ``nn.MultiheadAttention`` for ``softmax`` say. It is
-        advisory: passing proves nothing.
+        Both fail the check, for exercises that are about doing without; :meth:`operations` and :meth:`Student.uses` are
+        there to advise. The second part finds what is hidden from the first, ``nn.MultiheadAttention`` for ``softmax``
+        say, but learner code can hide from it: passing proves nothing.
         """
         self._student.avoids(*names)
         for operation in self.operations(*on):

@@ -25,7 +25,6 @@ to the job's folder, which no sandbox can see; the notebook's own outputs are ne
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
@@ -90,6 +89,7 @@ class Specification:
         self._sandbox: Sandbox | None = None
         self._open: Judged | None = None
         self._student: Student | None = None
+        self._checking = False
         self._draw = Draw(job.seed)
         self._write()
 
@@ -108,7 +108,8 @@ class Specification:
     @property
     def student(self) -> Student:
         """The program of the exercise whose check is running."""
-        if self._student is None:
+        # Between two checks there may be a program, which is the last exercise's.
+        if self._student is None or not self._checking:
             raise RuntimeError("student is only there inside a check")
         return self._student
 
@@ -131,6 +132,7 @@ class Specification:
             if judged is not self._open and not self._begin_program(judged):
                 return
             self._draw = Draw(self._job.seed, f"{judged.task.name}/{function.__name__}/{len(judged.lines)}")
+            self._checking = True
             function()
             judged.lines.append(CheckLine(title, Outcome.PASSED))
         except Failure as failure:
@@ -148,6 +150,7 @@ class Specification:
             judged.message = f"The check {function.__name__!r} is broken: {type(error).__name__}: {error}"
             traceback.print_exc()
         finally:
+            self._checking = False
             judged.seconds += time.monotonic() - started
 
     def _begin_program(self, judged: Judged) -> bool:
@@ -161,25 +164,30 @@ class Specification:
         if judged.task.gpu and not self._job.gpu:
             judged.decided, judged.message = Outcome.SKIPPED, "Needs a GPU, and checks on this server have none."
             return False
-        if self._sandbox is None:
-            self._sandbox = self._pool.take()
-        self._open, self._student = (
-            judged,
-            Student(
-                self._sandbox,
-                seconds=judged.task.seconds,
-                seed=Draw(self._job.seed, f"{judged.task.name}/student").integer(0, 2**62),
-            ),
-        )
+        used = self._sandbox is not None
         try:
-            # A seed of its own: the job's seed would tell the program what inputs come.
-            seed = Draw(self._job.seed, f"{judged.task.name}/program").integer(0, 2**31)
-            self._student._load(judged.task.segments, judged.task.future, seed)
+            self._load(judged)
         except (StudentError, ProgramEnded) as error:
+            if used and error.outcome is Outcome.KILLED:
+                # Perhaps the words of the last program, which spoke for the agent before it went. Nobody else has
+                # spoken in a new sandbox.
+                self._open = self._student = None
+                self._drop_sandbox()
+                return self._begin_program(judged)
             judged.decided, judged.message = error.outcome, str(error)
             self._end_program()
             return False
         return True
+
+    def _load(self, judged: Judged) -> None:
+        """Start the exercise's program, in the sandbox that there is or a new one."""
+        if self._sandbox is None:
+            self._sandbox = self._pool.take()
+        seeds = Draw(self._job.seed, f"{judged.task.name}/student").integer(0, 2**62)
+        self._open, self._student = judged, Student(self._sandbox, seconds=judged.task.seconds, seed=seeds)
+        # A seed of its own: the job's seed would tell the program what inputs come.
+        seed = Draw(self._job.seed, f"{judged.task.name}/program").integer(0, 2**31)
+        self._student._load(judged.task.segments, judged.task.future, seed)
 
     def _end_program(self) -> None:
         """Leave the open exercise: collect what it printed, keep the sandbox if it is still sound."""
@@ -193,9 +201,8 @@ class Specification:
             student._end()
         except (SandboxBroken, SandboxTimeout, OutputFlood):
             sound = False
-        with contextlib.suppress(OutputFlood):
-            judged.output = sandbox.take_output()
-        if not sound:
+        judged.output = sandbox.take_output()
+        if not (sound and sandbox.sound):
             self._drop_sandbox()
 
     def _drop_sandbox(self) -> None:

@@ -8,6 +8,7 @@ that a check can expect one. :mod:`checker.remote` has what can be done with an 
 from __future__ import annotations
 
 import functools
+import math
 import secrets
 import signal
 import time
@@ -57,7 +58,7 @@ class Student:
         self._budget = seconds
         self._limit = seconds
         self._seed = seed
-        self._number = 0
+        self._number = secrets.randbits(32)  # so that no program can answer what the next one will be asked
         self._ended: ProgramEnded | None = None
 
     def __getattr__(self, name: str) -> Remote:
@@ -93,14 +94,19 @@ class Student:
         return target if isinstance(target, Remote) else Remote(self, target)
 
     def uses(self, *names: str) -> list[forbidden.Use]:
-        """Where the submitted program names these operations, in its order; see :mod:`checker.forbidden`."""
+        """Where the submitted program names these operations, in its order; see :mod:`checker.forbidden`.
+
+        For advice: nothing fails by it, a check says what it likes of the lines.
+        """
         return forbidden.uses(self._segments, names)
 
     def avoids(self, *names: str) -> None:
         """The submitted program does not name these operations: Failure with the first line that does.
 
-        Read from the text that is judged, so nothing can be hidden by what runs; but a name may be put together so that
-        no reader finds it.
+        It fails, where :meth:`uses` only advises, because some exercises are nothing without it: whoever writes
+        "softmax without torch.softmax" with torch.softmax has not done it, however right the numbers are. Read from the
+        text that is judged, so nothing can be hidden by what runs; but a name may be put together so that no reader
+        finds it, and a class of the program's own may have a method of that name.
         """
         if found := self.uses(*names):
             raise Failure(f"{found[0]}. {forbidden.by_hand(names)}")
@@ -225,10 +231,14 @@ def _is_fact(value: Any) -> bool:
     if type(value) is not tuple or len(value) != 3:
         return False
     shape, dtype, requires_grad = value
-    sizes = shape is None or (
-        type(shape) is list and len(shape) <= 32 and all(type(n) is int and 0 <= n < 2**40 for n in shape)
-    )
-    return sizes and type(dtype) is torch.dtype and type(requires_grad) is bool
+    return (shape is None or _is_shape(shape)) and type(dtype) is torch.dtype and type(requires_grad) is bool
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether a tensor can have it: also one without elements has strides, which are products of its sizes."""
+    if type(value) is not list or len(value) > 32 or not all(type(size) is int and size >= 0 for size in value):
+        return False
+    return math.prod(size or 1 for size in value) < 2**40
 
 
 def _is_forward(request: dict[str, Any], value: Any) -> bool:

@@ -23,7 +23,7 @@ from labkit.wire import PREFIX, pack, prefix_lengths, unpack
 __all__ = ["Busy", "Pace", "at_most"]
 
 _WARM_UP = 1
-# What a request costs beyond packing and unpacking: two processes that wait for each other (measured, idle machine).
+# What a request costs beyond packing and unpacking: two processes that wait for each other. A generous round number.
 _ROUND_TRIP_SECONDS = 1e-3
 # Packing and unpacking happen on both sides; pipes and copies cost about as much again.
 _WIRE = 4

@@ -12,6 +12,8 @@ from pathlib import Path
 __all__ = ["Workplace", "is_alive"]
 
 _PREFIX = "gradlab-judge-"
+# The path of a Unix socket has 107 characters at most, and those below a workplace need some for themselves.
+_LONGEST = 50
 
 
 class Workplace:
@@ -21,10 +23,11 @@ class Workplace:
     """
 
     def __init__(self) -> None:
-        _sweep(Path(tempfile.gettempdir()))
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        _sweep(_parent())
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_parent()))
+        self._lock = os.open(self.path / "lock.new", os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.rename(self.path / "lock.new", self.path / "lock")  # who finds the lock finds it held
 
     @property
     def name(self) -> str:
@@ -41,10 +44,16 @@ class Workplace:
             os.close(self._lock)
 
 
+def _parent() -> Path:
+    """The folder for temporary files, or, where its path is too long for sockets, the system's."""
+    found = tempfile.gettempdir()
+    return Path(found if len(found) <= _LONGEST else "/tmp")
+
+
 def is_alive(name: str) -> bool:
     """Whether the judge whose workplace has this name still runs on this machine."""
     try:
-        lock = os.open(Path(tempfile.gettempdir(), name, "lock"), os.O_RDWR | os.O_NOFOLLOW)
+        lock = os.open(_parent() / name / "lock", os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
         return False
     try:

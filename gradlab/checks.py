@@ -13,7 +13,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 TRIES = 3
 STARTS = 10
 
+# Of a cause, as much as the instructor's page shows; the log has it whole.
+_CAUSE_LENGTH = 1000
+
 OUR_FAULT = (
     "This is our fault, not yours: {reason} Nothing was scored; your instructor sees it. "
     "Your notebook is kept: run the check again later."
@@ -57,6 +60,14 @@ class Event:
     submission: int
     learner: str
     lab: str
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How a check ended: what the learner reads, and by exercise what only the instructor does."""
+
+    verdict: Verdict
+    causes: Mapping[str, str]
 
 
 @dataclass
@@ -193,13 +204,15 @@ class Checks:
         submission = self._store.submission(number)
         if submission is None or submission.state != "accepted":
             return
-        verdict = self._verdict(submission)
-        if verdict is None:
+        ending = self._ending(submission)
+        if ending is None:
             return
-        self._store.record(number, verdict.to_dict(), report=verdict.report, now=self._clock())
+        verdict = ending.verdict
+        now = self._clock()
+        self._store.record(number, verdict.to_dict(), report=verdict.report, causes=ending.causes, now=now)
         self._tell(Event("judged", number, submission.learner, submission.lab))
 
-    def _verdict(self, submission: Submission) -> Verdict | None:
+    def _ending(self, submission: Submission) -> _Ending | None:
         """The judge's verdict, or one of our fault after the last try; None if the server stops meanwhile."""
         lab = None
         try:
@@ -208,37 +221,36 @@ class Checks:
                 lab.exercise(submission.only)
             return self._tries(submission, lab)
         except CourseError as error:
-            return verdict_of_our_fault(submission, None, f"the course has changed. {error}")
+            verdict = verdict_of_our_fault(submission, None, f"The course has changed. {error}")
+            return _told_apart(verdict, f"the course has changed. {error}")
         except NotebookError as error:  # it was readable when it was accepted
-            return verdict_of_our_fault(submission, lab, f"the lab has changed since. {error}")
+            verdict = verdict_of_our_fault(submission, lab, f"The lab has changed since. {error}")
+            return _told_apart(verdict, f"the lab has changed since. {error}")
 
-    def _tries(self, submission: Submission, lab: Lab) -> Verdict | None:
-        verdict = None
+    def _tries(self, submission: Submission, lab: Lab) -> _Ending | None:
+        verdict = verdict_of_our_fault(submission, lab, f"The judge began {STARTS} times and came to no verdict.")
         for attempt in range(1, TRIES + 1):
             if self._store.count_try(submission.id) > STARTS:
                 break
             verdict = self._try(submission, lab)
-            if verdict is not None and not verdict.our_fault:
-                return verdict
+            if not verdict.our_fault:
+                return _Ending(verdict, {})
             if self._closing.is_set():
                 return None
             if attempt < TRIES:
                 self._closing.wait(self._retry_seconds)
-        reason = "the judge failed on your notebook several times."
-        if verdict is None:
-            return verdict_of_our_fault(submission, lab, reason)
-        return _for_the_learner(verdict, reason)
+        return _told_apart(verdict, "the judge failed on your notebook several times.")
 
-    def _try(self, submission: Submission, lab: Lab) -> Verdict | None:
+    def _try(self, submission: Submission, lab: Lab) -> Verdict:
         try:
             verdict = self._judge.check(
                 assignment(lab), submission.notebook, only=submission.only, seed=submission.seed
             )
         except NotebookError:
             raise
-        except Exception:
+        except Exception as error:
             log.exception("The judge failed on submission %d (lab %s).", submission.id, lab.slug)
-            return None
+            return verdict_of_our_fault(submission, lab, f"The judge failed: {type(error).__name__}: {error}")
         if verdict.our_fault:
             messages = "; ".join(r.message for r in verdict.results if r.outcome is Outcome.OUR_FAULT)
             log.error("The judge blames itself for submission %d (lab %s): %s", submission.id, lab.slug, messages)
@@ -292,8 +304,8 @@ def assignment(lab: Lab) -> Assignment:
 
 def judge_config(settings: Settings) -> JudgeConfig:
     """How this server judges; SettingsError if learner code cannot be confined as it is told to."""
-    preference = settings.sandbox if settings.check_sandbox == "as learners" else settings.check_sandbox
-    gpus = tuple(name for word in settings.check_gpus.split(",") if (name := word.strip()))
+    preference = settings.confined_checks
+    gpus = tuple(filter(None, settings.check_gpus.split(",")))
     if gpus and preference != "docker":
         raise SettingsError(
             f"GRADLAB_CHECK_GPUS={settings.check_gpus!r} has no effect with the sandbox {preference!r}: only a "
@@ -302,7 +314,9 @@ def judge_config(settings: Settings) -> JudgeConfig:
     try:
         method: Method | Literal["docker"] = "docker" if preference == "docker" else detect(preference)
     except RuntimeError as error:
-        raise SettingsError(str(error)) from None
+        own = settings.check_sandbox != "as learners"
+        said = str(error).replace("GRADLAB_SANDBOX", "GRADLAB_CHECK_SANDBOX") if own else str(error)
+        raise SettingsError(said) from None
     sandbox = SandboxConfig(
         method=method,
         image=settings.check_image,
@@ -317,22 +331,28 @@ def judge_config(settings: Settings) -> JudgeConfig:
     return JudgeConfig(sandbox, pool=settings.check_pool)
 
 
-def verdict_of_our_fault(submission: Submission, lab: Lab | None, reason: str) -> Verdict:
+def verdict_of_our_fault(submission: Submission, lab: Lab | None, cause: str) -> Verdict:
     """Every exercise asked for is ``our fault``, which is no attempt. ``lab`` is None if it is gone."""
-    message = OUR_FAULT.format(reason=reason)
     if lab is None:
         wanted = [(submission.only or submission.lab, 0)]
     else:
         wanted = [(ex.name, ex.points) for ex in lab.exercises if submission.only in (None, ex.name)]
-    results = tuple(Result(name, Outcome.OUR_FAULT, 0, points, message) for name, points in wanted)
+    results = tuple(Result(name, Outcome.OUR_FAULT, 0, points, cause) for name, points in wanted)
     return Verdict(lab=submission.lab, results=results, seed=submission.seed, seconds=0.0)
 
 
-def _for_the_learner(verdict: Verdict, reason: str) -> Verdict:
-    """The judge's own words about its fault may quote hidden checks: they go to the log, this to the learner."""
+def _told_apart(verdict: Verdict, reason: str) -> _Ending:
+    """The judge's own words about its fault may quote hidden checks: instructors get them, the learner ``reason``."""
     message = OUR_FAULT.format(reason=reason)
+    causes = {result.exercise: _cause(result) for result in verdict.results if result.outcome is Outcome.OUR_FAULT}
     results = tuple(
-        replace(result, message=message, checks=(), output="") if result.outcome is Outcome.OUR_FAULT else result
+        replace(result, message=message, checks=(), output="") if result.exercise in causes else result
         for result in verdict.results
     )
-    return replace(verdict, results=results)
+    return _Ending(replace(verdict, results=results), causes)
+
+
+def _cause(result: Result) -> str:
+    """What the judge said of its fault, as text that every database takes: neither half a character nor NUL."""
+    said = result.message.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd").strip()
+    return said if len(said) <= _CAUSE_LENGTH else f"{said[:_CAUSE_LENGTH]} …"

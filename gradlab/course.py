@@ -30,6 +30,9 @@ from gradlab.errors import CourseError
 
 __all__ = ["Course", "Exercise", "Lab", "Mistake", "Question", "Topic"]
 
+# A check that takes longer than its cell in the judge may (300 s) is our fault, not "timed out"; one cell is one check.
+_MOST_SECONDS = 240.0
+
 _STEM = re.compile(r"(?P<order>\d\d)_(?P<topic>[a-z0-9_]+)")
 E = TypeVar("E", bound="_Entry")
 
@@ -83,7 +86,7 @@ class Exercise(_Entry):
     defines: tuple[Text, ...] = Field(default_factory=lambda given: (given["name"],), min_length=1)
     needs: tuple[Text, ...] = ()
     gpu: StrictBool = False
-    seconds: Annotated[float, Field(gt=0)] = 10.0
+    seconds: Annotated[float, Field(gt=0, le=_MOST_SECONDS)] = 10.0
     hints: tuple[Text, ...] = ()
     answer: Text
     follow_up: str = ""

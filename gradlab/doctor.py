@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -55,8 +56,8 @@ def examine(load: Callable[[], Settings] = Settings.from_env, root: Path = ROOT)
         return
     yield Finding("settings", "ok", f"{len(Settings.model_fields)} read")
     yield _careful("port", lambda: port(settings))
-    yield _careful("sandbox", lambda: sandbox(settings.sandbox))
-    yield _careful("Docker", docker)
+    yield _careful("sandbox", lambda: sandbox(settings.sandbox, settings.confined_checks))
+    yield _careful("Docker", lambda: docker(settings.check_image if settings.confined_checks == "docker" else None))
     yield _careful("GPU", gpu)
     yield _careful("disk", lambda: disk(settings.state_dir))
     yield _careful("state folder", lambda: state_folder(settings.state_dir))
@@ -134,8 +135,24 @@ def port(settings: Settings) -> Finding:
     return Finding("port", "failed", f"{where}: {fault}", remedy)
 
 
-def sandbox(preference: str) -> Finding:
-    """What confines learners' code: tried, not only looked for."""
+def sandbox(preference: str, checks: str) -> Finding:
+    """What confines learners' code, in their servers and in checks: tried, not only looked for."""
+    found = _confinement(preference)
+    if found.status == "failed" or checks == preference:
+        return found
+    if checks == "docker":
+        return replace(found, value=f"{found.value}; checks: in containers")
+    judged = _confinement(checks)
+    value = f"{found.value}; checks: {judged.value}"
+    if checks == "plain":
+        remedy = "Leave GRADLAB_CHECK_SANDBOX empty, or set it to docker: this one hides neither files nor the network."
+        return Finding("sandbox", "warning", value, remedy)
+    if judged.status == "ok":
+        return replace(found, value=value)
+    return replace(judged, value=value, remedy=judged.remedy.replace("GRADLAB_SANDBOX", "GRADLAB_CHECK_SANDBOX"))
+
+
+def _confinement(preference: str) -> Finding:
     try:
         method = detect(preference)
     except RuntimeError as error:
@@ -161,8 +178,10 @@ def _why_not(method: Method) -> str:
     return ""
 
 
-def docker() -> Finding:
-    """Docker is optional: only hosting with containers needs it."""
+def docker(image: str | None) -> Finding:
+    """Docker is optional, unless checks run in containers: then in those of ``image``."""
+    if image is not None:
+        return _docker_of_checks(image)
     if shutil.which("docker") is None:
         value = "not installed; only hosting with containers needs it"
         return Finding("Docker", "warning", value, "Ignore this, or install Docker Engine.")
@@ -171,6 +190,32 @@ def docker() -> Finding:
         remedy = "Start it (systemctl start docker), let this user use it (group docker), or ignore this."
         return Finding("Docker", "warning", f"installed but not usable: {done}", remedy)
     return Finding("Docker", "ok", f"engine {done.stdout.strip()}")
+
+
+def _docker_of_checks(image: str) -> Finding:
+    """Asked as the judge asks, which needs no command `docker` and knows nothing of that command's contexts."""
+    from docker import from_env
+    from docker.errors import DockerException, ImageNotFound
+    from requests.exceptions import RequestException
+
+    where = os.environ.get("DOCKER_HOST") or "this machine"
+    try:
+        with closing(from_env(timeout=10)) as client:
+            engine = f"engine {client.version()['Version']} at {where}"
+            try:
+                client.images.get(image)
+            except ImageNotFound:
+                value = f"{engine} has no image {image!r}, which checks run in (GRADLAB_CHECK_SANDBOX=docker)"
+                remedy = "Build it there (`make images` makes gradlab-lab), or name another in GRADLAB_CHECK_IMAGE."
+                return Finding("Docker", "failed", value, remedy)
+    except (DockerException, RequestException) as error:
+        value = f"checks run in containers (GRADLAB_CHECK_SANDBOX=docker), but Docker at {where} is not usable: {error}"
+        remedy = (
+            "Start it (systemctl start docker), let this user use it (group docker), name another in DOCKER_HOST, or "
+            "leave GRADLAB_CHECK_SANDBOX empty."
+        )
+        return Finding("Docker", "failed", value, remedy)
+    return Finding("Docker", "ok", f"{engine}, with the image {image!r} for checks")
 
 
 def gpu(read: Callable[[], dict[str, Any]] | None = None) -> Finding:

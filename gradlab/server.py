@@ -54,11 +54,12 @@ def serve(settings: Settings, *, portal: Sequence[str] = PORTAL) -> int:
         if swept:
             _say(f"Ended {swept} processes that an earlier run had left behind.")
         method = _check(settings)
+        warnings = _warnings(settings, method)
         credentials = Credentials.ensure(settings.credentials_file)
         for line in _welcome(settings, credentials, describe(method)):
             _say(line)
-        if method != "bubblewrap":
-            _say(f"Warning: learners' code is confined without bubblewrap: {describe(method)}.")
+        for line in warnings:
+            _say(f"Warning: {line}")
         return _Supervisor(settings, credentials, portal).run()
 
 
@@ -243,6 +244,23 @@ def _check(settings: Settings) -> Method:
         raise ServerError(str(error)) from None
     _check_python(settings, method)
     return method
+
+
+def _warnings(settings: Settings, method: Method) -> list[str]:
+    """What is weaker than bubblewrap, for learners' servers (``method``) and for checks where these differ."""
+    found = []
+    if method != "bubblewrap":
+        found.append(f"learners' code is confined without bubblewrap: {describe(method)}.")
+    if settings.confined_checks == "docker":
+        return found
+    try:
+        checks = detect(settings.confined_checks)  # as the judge does: `gradlab.checks` takes a second to load
+    except RuntimeError as error:
+        raise ServerError(str(error).replace("GRADLAB_SANDBOX", "GRADLAB_CHECK_SANDBOX")) from None
+    if checks not in ("bubblewrap", method):
+        setting = f"GRADLAB_CHECK_SANDBOX={settings.check_sandbox}"
+        found.append(f"checks are confined without bubblewrap ({setting}): {describe(checks)}.")
+    return found
 
 
 def _check_python(settings: Settings, method: Method) -> None:

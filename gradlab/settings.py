@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv.parser import parse_stream
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from gradlab.errors import SettingsError
 
@@ -22,6 +23,9 @@ __all__ = ["PREFIX", "ROOT", "Settings"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "GRADLAB_"
+
+# As NVML spells a GPU, a MIG instance, and a MIG instance of a driver before R470.
+_GPU_UUID = re.compile(r"(GPU|MIG)-[0-9a-f]+(-[0-9a-f]+)*|MIG-GPU-[0-9a-f]+(-[0-9a-f]+)*/\d+/\d+", re.IGNORECASE)
 
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -50,7 +54,10 @@ class Settings(BaseModel):
     check_image: str = Field("gradlab-lab", description="The image of a check's container, with the sandbox docker.")
     check_gpus: str = Field("", description="UUIDs of GPUs that checks may use, separated by commas (sandbox docker).")
     notebook_mb: Count = Field(10, description="Largest notebook the judge accepts, in MiB.")
-    check_workers: Count = Field(2, description="Checks that run at the same time.")
+    check_workers: Count = Field(
+        default_factory=lambda given: 1 if given.get("check_gpus") else 2,
+        description="Checks that run at the same time; empty: 2, or 1 where checks have GPUs.",
+    )
     check_pool: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Warm judges that wait, torch already imported; empty: by cores and free memory."
     )
@@ -59,6 +66,30 @@ class Settings(BaseModel):
     check_scratch_mb: Count = Field(64, description="Size of the only writable folder in a check, in MiB.")
     check_output_kb: Count = Field(256, description="Output after which a check is ended, in KiB.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much the logs say.")
+
+    @field_validator("check_gpus")
+    @classmethod
+    def _are_uuids(cls, value: str) -> str:
+        """Docker would take a number or ``all`` as well, and nobody could say which GPUs those are."""
+        names = [name for word in value.split(",") if (name := word.strip())]
+        for name in names:
+            if not _GPU_UUID.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is no UUID of a GPU (GPU-…) or MIG instance (MIG-…); `nvidia-smi -L` prints them, on "
+                    "the machine where Docker is"
+                )
+        return ",".join(names)
+
+    @field_validator("check_workers")
+    @classmethod
+    def _one_at_a_time_with_gpus(cls, value: int, info: ValidationInfo) -> int:
+        """Every check gets all GPUs, and a GPU shared by two learners' checks isolates neither memory nor faults."""
+        if value > 1 and info.data.get("check_gpus"):
+            raise ValueError(
+                "with GRADLAB_CHECK_GPUS it must be 1 (or left empty), because every check gets all of those GPUs and "
+                "two learners' checks would share them"
+            )
+        return value
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT / ".env") -> Settings:
@@ -81,13 +112,19 @@ class Settings(BaseModel):
             first = error.errors()[0]
             key = PREFIX + str(first["loc"][0]).upper()
             raise SettingsError(
-                f"{key}={first['input']!r} is not usable: {first['msg']}. Change it in the environment or in .env."
+                f"{key}={first['input']!r} is not usable: {first['msg'].removeprefix('Value error, ')}. "
+                "Change it in the environment or in .env."
             ) from None
 
     @property
     def store_url(self) -> str:
         """The database as SQLAlchemy wants it."""
         return self.database_url or f"sqlite:///{self.state_dir / 'gradlab.sqlite'}"
+
+    @property
+    def confined_checks(self) -> str:
+        """What is to confine learner code in a check: ``docker``, or what ``detect`` takes."""
+        return self.sandbox if self.check_sandbox == "as learners" else self.check_sandbox
 
     @property
     def homes_dir(self) -> Path:

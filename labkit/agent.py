@@ -49,13 +49,13 @@ def main() -> None:
 def forked(request: dict[str, Any], descriptors: list[int]) -> int:
     """Confine this process as the request says, then serve: what a fork server runs in its child.
 
-    ``descriptors``: standard input, output and error, and a pidfd of the process that holds the namespaces, if any.
-    ``request``: ``limits``, ``uid``, ``environment``, ``network`` and ``user`` of :mod:`labkit.enclosure`.
+    ``descriptors``: standard input, output and error, and, to ``enter`` namespaces, a pidfd of who holds them.
+    ``request``: ``enter``; ``limits``, ``uid``, ``environment``, ``network`` and ``user`` of :mod:`labkit.enclosure`.
     """
     for number, descriptor in enumerate(descriptors[:3]):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    if descriptors[3:]:
+    if request["enter"]:
         enclosure.enter(descriptors[3], user=request["user"], network=request["network"])
         os.close(descriptors[3])
         # Only a child is inside the PID namespace; this process waits outside, where nobody inside can see it.
@@ -70,7 +70,7 @@ def forked(request: dict[str, Any], descriptors: list[int]) -> int:
     enclosure.limit(request["limits"])
     enclosure.give_up_privileges(request["uid"])
     die_with_parent()  # last: a new user id takes it off
-    serve(alone=len(descriptors) > 3)
+    serve(alone=request["enter"])
     return 0
 
 
@@ -83,7 +83,7 @@ def serve(*, alone: bool) -> None:
     frames = _claim_streams()
     ours = set(_processes())
     spare = _Spare(frames)
-    frames.send(pack({"ready": os.getpid()}))
+    frames.send(pack({"ready": True}))
     while _comes(frames):
         kills = _memory_kills()
         child, spare = spare.released(), _Spare(frames)
@@ -119,7 +119,8 @@ class _Spare:
         try:
             os.write(self._gate, b"x")
         except BrokenPipeError:
-            os.waitpid(self.pid, 0)
+            with contextlib.suppress(ChildProcessError):  # buried already
+                os.waitpid(self.pid, 0)
             return _Spare(self._frames).released()
         finally:
             os.close(self._gate)
@@ -162,11 +163,19 @@ def _end_all_but(spared: set[int]) -> None:
     for _ in range(_CLEARINGS):
         strays = [pid for pid in _processes() if pid not in spared and _runs(pid)]
         if not strays:
+            _bury()
             return
         for pid in strays:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
     os._exit(1)
+
+
+def _bury() -> None:
+    """Wait for the dead: as the first process of a container the agent inherits them, and they count as processes."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _runs(pid: int) -> bool:

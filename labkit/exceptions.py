@@ -38,5 +38,5 @@ def _legible(text: str) -> str:
 def _safe_str(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException:  # SystemExit too: what tells of an error runs learner code
         return "(the error's own text could not be read)"

@@ -5,7 +5,8 @@ its owner there. :func:`fork` asks it from another process and gives a :class:`F
 ``subprocess.Popen``.
 
 What holds between the three: a child is killed when the connection that asked for it closes (so nothing outlives its
-owner), all children are killed when the server ends, and the server ends when its standard input does.
+owner), its process group ends with it, all children are killed when the server ends, and the server ends when its
+standard input does.
 
 A child shares every page of the parent's memory until one of them writes to it, so the parent must hold no secret, must
 run no thread but its first (only that one exists in a child: a lock held by another stays locked for ever), and must
@@ -98,7 +99,8 @@ class Forked:
 def fork(path: str, request: dict[str, Any], descriptors: Sequence[int] = (), *, timeout: float) -> Forked:
     """Have the server at ``path`` fork a child for this request; it gets copies of the descriptors.
 
-    OSError if there is no such server, it has found itself unfit, or it does not answer within ``timeout`` seconds.
+    OSError if there is no such server, it has found itself unfit, it cannot fork, or it does not answer within
+    ``timeout`` seconds.
     """
     connection = _ask(path, request, descriptors)
     try:
@@ -125,7 +127,8 @@ def _ask(path: str, request: dict[str, Any], descriptors: Sequence[int]) -> sock
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         connection.connect(path)
-        socket.send_fds(connection, [json.dumps(request).encode()], list(descriptors))
+        message = request | {"descriptors": len(descriptors)}
+        socket.send_fds(connection, [json.dumps(message).encode()], list(descriptors))
     except BaseException:
         connection.close()
         raise
@@ -135,7 +138,10 @@ def _ask(path: str, request: dict[str, Any], descriptors: Sequence[int]) -> sock
 def _answered(connection: socket.socket, answer: bytes) -> Forked:
     if not answer:
         raise ConnectionError("the fork server has ended")
-    return Forked(connection, json.loads(answer)["pid"])
+    said = json.loads(answer)
+    if "error" in said:
+        raise OSError(f"the fork server could not fork: {said['error']}")
+    return Forked(connection, said["pid"])
 
 
 class ForkServer:
@@ -166,32 +172,53 @@ class ForkServer:
                 key.data(key.fileobj)
 
     def _accept(self, _listener: object) -> None:
-        connection, _ = self._socket.accept()
-        self._selector.register(connection, selectors.EVENT_READ, self._fork)
+        with contextlib.suppress(OSError):  # whoever asked has gone, or no descriptor is free: it stays in the line
+            connection, _ = self._socket.accept()
+            self._selector.register(connection, selectors.EVENT_READ, self._asked)
 
-    def _fork(self, connection: socket.socket) -> None:
+    def _asked(self, connection: socket.socket) -> None:
+        """Fork for the request that came. Whatever fails is this request's failure: the other children live on."""
         self._selector.unregister(connection)
-        data, descriptors, _, _ = socket.recv_fds(connection, _LARGEST, _MOST_DESCRIPTORS)
-        if not data:
+        descriptors: list[int] = []
+        try:
+            data, descriptors, _, _ = socket.recv_fds(connection, _LARGEST, _MOST_DESCRIPTORS)
+            if data:
+                self._fork(connection, json.loads(data), descriptors)
+            else:
+                connection.close()
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            self._tell(connection, {"error": str(error)})
             connection.close()
-            return
-        pid = os.fork()
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _fork(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
+        # The kernel leaves out what does not fit: then a part of what was asked for would silently be missing.
+        if len(descriptors) != request["descriptors"]:
+            raise OSError(f"{request['descriptors']} descriptors were sent, {len(descriptors)} arrived")
+        server, pid = os.getpid(), os.fork()
         if pid == 0:
-            self._child(json.loads(data), descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
+            self._child(server, request, descriptors)
+        try:
+            ended = os.pidfd_open(pid)
+        except OSError:
+            self._kill(pid)
+            os.waitpid(pid, 0)
+            raise
         self._children[pid] = connection
         self._selector.register(connection, selectors.EVENT_READ, lambda _: self._abandoned(pid))
-        ended = os.pidfd_open(pid)
         self._selector.register(ended, selectors.EVENT_READ, lambda _: self._ended(pid, ended))
         self._tell(connection, {"pid": pid})
 
-    def _child(self, request: dict[str, Any], descriptors: list[int]) -> None:
-        """In the child, never to return."""
+    def _child(self, server: int, request: dict[str, Any], descriptors: list[int]) -> None:
+        """In the child of process ``server``, never to return."""
         status = 1
         try:
             os.setsid()
             die_with_parent()
+            if os.getppid() != server:
+                os._exit(1)
             _keep_only(descriptors)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             _draw_new_seeds()
@@ -206,12 +233,15 @@ class ForkServer:
 
     def _abandoned(self, pid: int) -> None:
         """Nobody waits for this child any more (nobody ever sends a second message)."""
-        self._kill(pid)
-        self._selector.unregister(self._children[pid])
+        connection = self._children.get(pid)
+        if connection is not None:  # else its end came at the same moment, and its number may be another's by now
+            self._kill(pid)
+            self._selector.unregister(connection)
 
     def _ended(self, pid: int, descriptor: int) -> None:
         self._selector.unregister(descriptor)
         os.close(descriptor)
+        self._kill(pid)  # what is left of its group, for which the number stands until it has been waited for
         _, status = os.waitpid(pid, 0)
         connection = self._children.pop(pid)
         with contextlib.suppress(KeyError):
@@ -219,7 +249,7 @@ class ForkServer:
         self._tell(connection, {"status": os.waitstatus_to_exitcode(status)})
         connection.close()
 
-    def _tell(self, connection: socket.socket, message: dict[str, int]) -> None:
+    def _tell(self, connection: socket.socket, message: dict[str, int | str]) -> None:
         with contextlib.suppress(OSError):
             connection.send(json.dumps(message).encode())
 

@@ -30,7 +30,8 @@ def forked(request: dict[str, Any], _descriptors: list[int]) -> int:
 
     take_over(request)
     # The parent has one thread, so that it can be forked; a learner's kernel gets what torch takes by itself.
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(threads) if threads.isdecimal() and int(threads) else len(os.sched_getaffinity(0)))
     application().start()
     return 0
 

@@ -194,7 +194,9 @@ def _path_from_server(kernel: Any) -> str | None:
     file = Path(kernel.config["IPKernelApp"]["connection_file"])
     identifier = re.fullmatch(r"kernel-(.+)\.json", file.name)
     try:
-        server = json.loads((file.parent / f"jpserver-{os.getppid()}.json").read_text(encoding="utf-8"))
+        # Who started the kernel; its parent may be the process it was forked from.
+        number = os.environ.get("JPY_PARENT_PID") or os.getppid()
+        server = json.loads((file.parent / f"jpserver-{number}.json").read_text(encoding="utf-8"))
         address = urlsplit(server["url"])
         connection = http.client.HTTPConnection(address.netloc, timeout=2)
         token = server["token"] or os.environ.get("JUPYTERHUB_API_TOKEN", "")

@@ -270,7 +270,7 @@ def _safe_repr(value: Any) -> str:
 
 
 def _seed_torch(seed: int) -> None:
-    """As ``torch.manual_seed``, which takes 5 ms where there is no GPU: it notes the call's traceback for later."""
+    """As ``torch.manual_seed``, which is slow where there is no GPU: it notes the call's traceback for later."""
     torch.default_generator.manual_seed(seed)
     if torch.version.cuda is not None:
         torch.cuda.manual_seed_all(seed)

@@ -42,7 +42,9 @@ class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         cwd = kwargs.get("cwd") or os.getcwd()
-        request = {"run": self.run, "argv": cmd, "environment": kwargs["env"], "cwd": str(Path(cwd).absolute())}
+        # As for any kernel: by this it finds the server it belongs to.
+        environment = kwargs["env"] | {"JPY_PARENT_PID": str(os.getpid())}
+        request = {"run": self.run, "argv": cmd, "environment": environment, "cwd": str(Path(cwd).absolute())}
         try:
             self.process = await fork_soon(self.server, request, timeout=_FORK_SECONDS)
         except OSError as error:
@@ -52,6 +54,11 @@ class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]
         self.pid = self.pgid = self.process.pid
         self.cwd = cwd
         return self.connection_info
+
+    async def send_signal(self, signum: int) -> None:
+        # The fork server buries its children at once: the number of one that has ended may be another's by now.
+        if not isinstance(self.process, Forked) or self.process.poll() is None:
+            await super().send_signal(signum)
 
     async def cleanup(self, restart: bool = False) -> None:
         if isinstance(self.process, Forked):

@@ -1,9 +1,12 @@
-"""The last step into a sandbox: no new user namespaces from here on. Run as ``python -c``, it then starts the program.
+"""The last step into a sandbox: no new user namespaces from here on, nor what else a program there has no business
+with. Run as ``python -c``, it then starts the program.
 
 In a user namespace of its own a program has every capability again: it could mount a tmpfs and fill the machine's
 memory past all its limits, and reach parts of the kernel that are closed to it otherwise. A seccomp filter answers
 EPERM to ``unshare`` and ``clone`` with CLONE_NEWUSER and to ``setns``, and ENOSYS to ``clone3``, whose flags a filter
-cannot read (the C library then uses ``clone``). Whatever the program starts inherits it, and nothing takes it off.
+cannot read (the C library then uses ``clone``). Sockets there are of the usual kinds only: those of virtual machines
+belong to no network namespace, so one would lead out of the sandbox, and to ask for a rare kind makes the kernel load
+code that nobody has looked at for years. Whatever the program starts inherits the filter, and nothing takes it off.
 
 Standard library only, nothing of ours: inside the sandbox there is nothing of ours to import.
 """
@@ -17,39 +20,60 @@ import sys
 _CLONE_NEWUSER = 0x1000_0000
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _EPERM, _ENOSYS = 0x7FFF_0000, 0x0005_0001, 0x0005_0026
+_ALLOW, _EPERM, _ENOSYS, _EAFNOSUPPORT = 0x7FFF_0000, 0x0005_0001, 0x0005_0026, 0x0005_0061
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
 
-# Per machine: the audit architecture, then the numbers of unshare, clone, setns and clone3.
-_MACHINES = {"x86_64": (0xC000_003E, 272, 56, 308, 435), "aarch64": (0xC000_00B7, 97, 220, 268, 435)}
+# Per machine: the audit architecture, then the numbers of unshare, clone, setns, clone3 and socket.
+_MACHINES = {"x86_64": (0xC000_003E, 272, 56, 308, 435, 41), "aarch64": (0xC000_00B7, 97, 220, 268, 435, 198)}
 # Refused as if the kernel had none: add_key, request_key, keyctl (rings of keys that sandboxes would share),
-# io_uring_setup and userfaultfd (the usual way into a kernel), shmget and memfd_create (memory that no limit counts).
-_REFUSED = {"x86_64": (248, 249, 250, 425, 323, 29, 319), "aarch64": (217, 218, 219, 425, 282, 194, 279)}
+# io_uring_setup, userfaultfd, perf_event_open, bpf and fanotify_init (usual ways into a kernel), syslog (the machine's
+# log, where it is open to all), shmget and memfd_create (memory that no limit counts).
+_REFUSED = {
+    "x86_64": (248, 249, 250, 425, 323, 298, 321, 300, 103, 29, 319),
+    "aarch64": (217, 218, 219, 425, 282, 241, 280, 262, 116, 194, 279),
+}
+_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 
 
 def program(machine: str) -> list[tuple[int, int, int, int]]:
     """The filter as (code, jump if true, jump if false, operand); empty for machines it was not written for."""
     if machine not in _MACHINES:
         return []
-    architecture, unshare, clone, setns, clone3 = _MACHINES[machine]
-    refused = _REFUSED[machine]
-    more = len(refused)
-    return [
-        (_LOAD, 0, 0, _ARCHITECTURE),
-        (_EQUAL, 0, 10 + more, architecture),  # 32-bit calls on a 64-bit machine have other numbers: no such call
-        (_LOAD, 0, 0, _NUMBER),
-        (_AT_LEAST, 8 + more, 0, 0x4000_0000),  # nor x86's third set of numbers
-        *((_EQUAL, 7 + more - index, 0, number) for index, number in enumerate(refused)),
-        (_EQUAL, 7, 0, clone3),
-        (_EQUAL, 5, 0, setns),
-        (_EQUAL, 1, 0, unshare),
-        (_EQUAL, 0, 2, clone),
-        (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_ANY_BIT, 1, 0, _CLONE_NEWUSER),
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _EPERM),
-        (_RETURN, 0, 0, _ENOSYS),
-    ]
+    architecture, unshare, clone, setns, clone3, socket = _MACHINES[machine]
+    parts = {
+        "start": [
+            (_LOAD, "", "", _ARCHITECTURE),
+            (_EQUAL, "", "missing", architecture),  # 32-bit calls on a 64-bit machine have other numbers: no such call
+            (_LOAD, "", "", _NUMBER),
+            (_AT_LEAST, "missing", "", 0x4000_0000),  # nor x86's third set of numbers
+            *((_EQUAL, "missing", "", number) for number in (*_REFUSED[machine], clone3)),
+            (_EQUAL, "denied", "", setns),
+            (_EQUAL, "flags", "", unshare),
+            (_EQUAL, "flags", "", clone),
+            (_EQUAL, "family", "allowed", socket),
+        ],
+        "flags": [(_LOAD, "", "", _FIRST_ARGUMENT), (_ANY_BIT, "denied", "allowed", _CLONE_NEWUSER)],
+        "family": [(_LOAD, "", "", _FIRST_ARGUMENT), *((_EQUAL, "allowed", "", family) for family in _FAMILIES)],
+        "unknown": [(_RETURN, "", "", _EAFNOSUPPORT)],
+        "allowed": [(_RETURN, "", "", _ALLOW)],
+        "denied": [(_RETURN, "", "", _EPERM)],
+        "missing": [(_RETURN, "", "", _ENOSYS)],
+    }
+    return _assembled(parts)
+
+
+def _assembled(parts: dict[str, list[tuple[int, str, str, int]]]) -> list[tuple[int, int, int, int]]:
+    """The parts one after another; where they name a part to jump to ("": the next step), how far that is."""
+    starts: dict[str, int] = {}
+    steps: list[tuple[int, str, str, int]] = []
+    for name, part in parts.items():
+        starts[name] = len(steps)
+        steps += part
+
+    def jump(index: int, name: str) -> int:
+        return starts[name] - index - 1 if name else 0
+
+    return [(code, jump(i, yes), jump(i, no), operand) for i, (code, yes, no, operand) in enumerate(steps)]
 
 
 def seal(machine: str) -> None:

@@ -23,10 +23,10 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
 
 
 def _load_jupyter_server_extension(server: Any) -> None:
-    # A short path, for those of sockets have 107 characters at most; a new one, for one that was left is no listener.
-    folder = tempfile.mkdtemp(prefix="kernels-", dir=os.environ.get("JUPYTER_RUNTIME_DIR"))
-    path = f"{folder}/fork"
-    argv = [sys.executable, "-P", "-m", "labkit.nursery", path, "labkit.kernel:load"]
     with contextlib.suppress(OSError):  # without it kernels are started one by one, as anywhere
+        # A short path, for those of sockets have 107 characters at most; a new one: one that was left has no listener.
+        folder = tempfile.mkdtemp(prefix="kernels-", dir=os.environ.get("JUPYTER_RUNTIME_DIR"))
+        path = f"{folder}/fork"
+        argv = [sys.executable, "-P", "-m", "labkit.nursery", path, "labkit.kernel:load"]
         server.kernel_nursery = subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True)
         os.environ[SOCKET] = path

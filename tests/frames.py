@@ -1,4 +1,4 @@
-"""Frames of labkit.wire as tests look at them."""
+"""Frames of labkit.wire as tests look at them, and a sandbox that answers as it is told."""
 
 from __future__ import annotations
 
@@ -11,7 +11,30 @@ import torch
 
 from labkit.wire import PREFIX, Handle, pack, prefix_lengths, unpack
 
-__all__ = ["over_the_wire", "parts", "same"]
+__all__ = ["ERROR", "Scripted", "over_the_wire", "parts", "same"]
+
+# An exception as the agent tells it.
+ERROR = {"type": "E", "bases": ["E", "Exception"], "message": "no", "where": "cell 1, line 2", "traceback": ""}
+
+
+class Scripted:
+    """The part of a sandbox that a Student uses: gives one reply, over the wire, or raises it, whatever it is asked."""
+
+    def __init__(self, reply: Any) -> None:
+        self._raised = reply if isinstance(reply, Exception) else None
+        self._frame = parts(None if self._raised else reply)
+        self.killed = False
+
+    def send(self, message: dict[str, Any], deadline: float) -> None:
+        pack(message)
+
+    def receive(self, deadline: float) -> Any:
+        if self._raised is not None:
+            raise self._raised
+        return unpack(*self._frame)
+
+    def kill(self) -> None:
+        self.killed = True
 
 
 def parts(value: Any, keep: Callable[[Any], Handle] | None = None) -> tuple[bytes, bytes]:

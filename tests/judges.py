@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from checker.engine import Assignment
 from checker.results import Outcome, Result, Verdict
 
-__all__ = ["ScriptedJudge", "until", "verdict"]
+__all__ = ["ScriptedJudge", "verdict"]
 
 
 def verdict(assignment: Assignment, outcome: Outcome, *, only: str | None = None, seed: int = 0) -> Verdict:
@@ -57,11 +56,3 @@ class ScriptedJudge:
         if isinstance(step, Exception):
             raise step
         return verdict(assignment, step, only=only, seed=seed)
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until ``condition()`` holds; the deadline makes a wrong program fail instead of hang."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true in time"
-        time.sleep(0.005)

@@ -28,8 +28,9 @@ from gradlab.credentials import Credentials
 from gradlab.portal import HubClient, create_app
 from gradlab.settings import Settings
 from gradlab.store import Store
+from tests.waiting import until
 
-__all__ = ["NAVIGATION", "PREFIX", "HubStandIn", "Running", "StubJudge", "running_portal", "until", "verdict"]
+__all__ = ["NAVIGATION", "PREFIX", "HubStandIn", "Running", "StubJudge", "running_portal", "verdict"]
 
 PREFIX = "/services/portal/"
 SCOPE = "access:services!service=portal"
@@ -265,14 +266,3 @@ def _serving(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive(), "the portal did not stop"
-
-
-def until(predicate: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Wait until the predicate holds, and return what it returned."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = predicate()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"still not so after {seconds:g} s")

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import psutil
+import pytest
 
 from checker.nursery import Nursery
 from checker.sandbox.base import Sandbox
@@ -26,12 +27,16 @@ from checker.sandbox.process import ProcessSandbox
 from checker.student import Student
 from checker.workplace import Workplace
 from gradlab.settings import ROOT
+from tests.servers import reachable
 
 __all__ = [
     "CONFIG",
+    "ISOLATING",
+    "LEAVE_CHILD",
     "METHODS",
+    "STARTED",
+    "WARM",
     "configured",
-    "ended",
     "marked",
     "nursery",
     "open_sandbox",
@@ -42,7 +47,12 @@ __all__ = [
 ]
 
 # Process sandboxes are started, and forked from a nursery: confined in two ways that must not differ.
-METHODS = ("bubblewrap", "unshare", "plain", "docker", "bubblewrap, forked", "unshare, forked", "plain, forked")
+METHODS = ("bubblewrap", "unshare", "docker", "bubblewrap, forked", "unshare, forked", "plain", "plain, forked")
+# Those with namespaces of their own, those whose agent is a program of its own, and those that load what torch loads
+# only when it is used.
+ISOLATING = tuple(name for name in METHODS if not name.startswith("plain"))
+STARTED = tuple(name for name in METHODS if not name.endswith("forked"))
+WARM = tuple(name for name in METHODS if name == "docker" or name.endswith("forked"))
 CONFIG = SandboxConfig(memory_mb=800, processes=24, scratch_mb=8, output_kb=64, installation="gradlab-tests")
 _START_SECONDS = 120
 
@@ -74,14 +84,36 @@ def configured(method: str, **config: Any) -> SandboxConfig:
 
 
 def open_sandbox(config: SandboxConfig) -> Sandbox:
-    return DockerSandbox(config) if config.method == "docker" else ProcessSandbox(config)
+    if config.method == "docker":
+        return DockerSandbox(config)
+    return ReachableSandbox(config) if config.method == "plain" else ProcessSandbox(config)
+
+
+class ReachableSandbox(ProcessSandbox):
+    """One without namespaces, whose user may read this environment wherever it lies: below /root, say."""
+
+    def _launch(self, theirs: list[int]) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("checker.sandbox.process.command", lambda *what: [*_reaching(), *command(*what)])
+            super()._launch(theirs)
+
+
+@functools.cache
+def _reaching() -> tuple[str, ...]:
+    """What ``plain`` is started by, so that its user can read this environment."""
+    return () if not _why_not_plain(()) else tuple(reachable())
 
 
 @functools.cache
 def why_not_plain() -> str:
     """Why the agent cannot run without namespaces: its user may not read this environment. Empty if it can."""
+    return _why_not_plain(_reaching())
+
+
+def _why_not_plain(prefix: tuple[str, ...]) -> str:
     argv = command("plain", Confinement(Limits(), scratch_mb=1, uid=65_000), [sys.executable, "-c", "import labkit"])
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd="/", env={"PYTHONPATH": str(ROOT)})
+    environment = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*prefix, *argv], capture_output=True, text=True, timeout=60, cwd="/", env=environment)
     return done.stderr.strip()[-200:]
 
 
@@ -122,15 +154,6 @@ def marked(mark: str) -> list[psutil.Process]:
         if (process.info["cmdline"] or [""])[0] == mark and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
-
-
-def ended(processes: list[psutil.Process]) -> bool:
-    """Whether they are all gone; a zombie is."""
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                return False
-    return True
 
 
 def _own(method: str, mark: str) -> None:

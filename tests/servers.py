@@ -8,13 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
@@ -24,8 +23,7 @@ from gradlab.credentials import Credentials
 from gradlab.hub.environment import Ports, instance_of
 from gradlab.hub.processes import end_all, marked, tree
 from gradlab.settings import ROOT, Settings
-
-T = TypeVar("T")
+from tests.waiting import until
 
 SERVE = """
 import sys
@@ -37,15 +35,6 @@ try:
 except GradlabError as error:
     sys.exit(str(error))
 """
-
-
-def until(predicate: Callable[[], T | None], *, seconds: float = 60, what: str = "it") -> T:
-    """Wait for a true value of ``predicate`` and return it; fail by name after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not (found := predicate()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.05)
-    return found
 
 
 @dataclass

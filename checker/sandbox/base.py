@@ -44,6 +44,7 @@ class Sandbox(ABC):
         self._output = bytearray()
         self._inbox = bytearray()
         self.ready = False
+        self.sound = True  # until it has been killed for what came from it
 
     # -- what a subclass provides ----------------------------------------------------------------------------------
 
@@ -96,13 +97,15 @@ class Sandbox(ABC):
             body = self._take(header + payload, deadline)
             return unpack(body[:header], body[header:])
         except WireError as error:
-            self.kill()
+            self._give_up()
             raise SandboxGarbled(f"the agent sent no valid frame: {error}") from None
 
     def take_output(self) -> str:
-        """What learner code printed since the last call, as text (undecodable bytes replaced)."""
+        """What learner code printed since the last call, as text (undecodable bytes replaced), and of a flood as much
+        as is allowed. That may have come only now: then the sandbox is ``sound`` no more.
+        """
         for descriptor in self._descriptors()[0]:
-            with contextlib.suppress(EOFError, SandboxBroken):
+            with contextlib.suppress(EOFError, OutputFlood, SandboxBroken):
                 while self._collect(descriptor):
                     pass
         text = self._output.decode(errors="replace")
@@ -129,7 +132,7 @@ class Sandbox(ABC):
             left = deadline - time.monotonic()
             ready = selector.select(left) if left > 0 else []
         if not ready:
-            self.kill()
+            self._give_up()
             raise SandboxTimeout
         written = 0
         try:
@@ -139,7 +142,7 @@ class Sandbox(ABC):
                 if mask & selectors.EVENT_WRITE and writing is not None:
                     written = self._write(writing)
         except (EOFError, BrokenPipeError):
-            self.kill()
+            self._give_up()
             raise SandboxBroken("the agent has ended") from None
         return written
 
@@ -150,10 +153,14 @@ class Sandbox(ABC):
         self._output += printed
         if len(self._inbox) > _MAX_INBOX:
             self._inbox.clear()
-            self.kill()
+            self._give_up()
             raise SandboxGarbled("the agent answers more than it was asked")
         if len(self._output) > self._output_limit:
             del self._output[self._output_limit :]
-            self.kill()
+            self._give_up()
             raise OutputFlood
         return bool(replies or printed)
+
+    def _give_up(self) -> None:
+        self.sound = False
+        self.kill()

@@ -5,12 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from checker.sandbox.confinement import Method
+from checker.sandbox.confinement import Limits, Method
 
-__all__ = ["ENVIRONMENT", "SandboxConfig"]
+__all__ = ["ENVIRONMENT", "VARIABLES", "SandboxConfig"]
 
 # The variable in which a judge's kernel finds its SandboxConfig, as JSON.
 ENVIRONMENT = "GRADLAB_JUDGE_SANDBOX"
+
+
+# What the agent has in its environment in every sandbox; each adds where Python and labkit are.
+VARIABLES = {
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "HOME": "/tmp",
+    "TMPDIR": "/tmp",
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "Agg",
+    "MPLCONFIGDIR": "/tmp",
+}
+_OPEN_FILES = 256
 
 
 @dataclass(frozen=True)
@@ -40,3 +53,10 @@ class SandboxConfig:
     def __post_init__(self) -> None:
         # Where this comes from JSON, it is a list.
         object.__setattr__(self, "gpus", tuple(self.gpus))
+
+    @property
+    def limits(self) -> Limits:
+        """What bounds each process of the agent and its programs."""
+        return Limits(
+            memory_mb=self.memory_mb, processes=self.processes, file_mb=self.scratch_mb, open_files=_OPEN_FILES
+        )

@@ -28,7 +28,9 @@ Method = Literal["bubblewrap", "unshare", "plain"]
 _PROBE_SECONDS = 20
 _SEAL = Path(__file__).resolve().parent.parent.parent / "labkit" / "seal.py"
 # Says when its namespaces are complete, then does nothing until its input ends; with no right that it does not need.
-_HOLD = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "/bin/sh", "-c", "echo; exec cat"]
+# Where it is the first process in them, the dead are its to bury: who ignores their signals need not.
+_HOLDING = "echo; exec env --ignore-signal=CHLD cat"
+_HOLD = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "/bin/sh", "-c", _HOLDING]
 METHODS: tuple[Method, ...] = ("bubblewrap", "unshare", "plain")
 
 # What a program needs of /etc to start, resolve names and users; not the host's configuration or keys.

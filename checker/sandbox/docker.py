@@ -14,6 +14,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import docker
@@ -22,11 +23,11 @@ from docker.types import DeviceRequest, LogConfig, Ulimit
 from requests.exceptions import RequestException
 
 from checker.sandbox.base import CHUNK, Sandbox
-from checker.sandbox.config import SandboxConfig
+from checker.sandbox.config import VARIABLES, SandboxConfig
 
 __all__ = ["DockerSandbox", "sweep"]
 
-# Of one request to Docker. Starting a container takes 0.2 s; a daemon that is silent for longer than this is hung.
+# Of one request to Docker; a daemon that is silent for longer than this is hung.
 _REQUEST_SECONDS = 30
 _ROLE, _INSTALLATION, _HOLDER = "gradlab.role", "gradlab.installation", "gradlab.holder"
 # Below 65536, so that they exist where Docker itself maps user ids (rootless, userns-remap).
@@ -79,7 +80,7 @@ class DockerSandbox(Sandbox):
             self._docker.kill(self._container)
 
     def close(self) -> None:
-        """The agent ends when its input does; removing it by force takes 0.1 s, for which no verdict waits."""
+        """The agent ends when its input does; no verdict waits for its removal by force."""
         if self._socket is not None:
             self._hang_up()
             # All that hold the connection, or it stays open until they are collected.
@@ -178,12 +179,8 @@ def _container(client: docker.APIClient, config: SandboxConfig) -> dict[str, Any
     # RLIMIT_DATA ends an allocation with Python's MemoryError, as in a process sandbox. The container's limit counts
     # all that is in it, scratch space too, and is enforced by SIGKILL.
     memory = (config.memory_mb + config.scratch_mb) << 20
-    limits = {
-        "core": 0,
-        "data": config.memory_mb << 20,
-        "fsize": config.scratch_mb << 20,
-        "nofile": 256,
-    }
+    # Processes are counted by container: a user id may be another container's, too.
+    limits = replace(config.limits, processes=None).bounds()
     host = client.create_host_config(
         network_mode="none",
         read_only=True,
@@ -228,17 +225,8 @@ def _container(client: docker.APIClient, config: SandboxConfig) -> dict[str, Any
 
 def _environment(config: SandboxConfig) -> dict[str, str]:
     """Where Python is and finds labkit is the image's to say."""
-    found = {
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": "/tmp",
-        "TMPDIR": "/tmp",
-        "LANG": "C.UTF-8",
-        "OMP_NUM_THREADS": "1",
-        "MPLBACKEND": "Agg",
-        "MPLCONFIGDIR": "/tmp",
-    }
     # The NVIDIA runtime gives every device to a container that says nothing.
-    return found if config.gpus else found | {"NVIDIA_VISIBLE_DEVICES": "void"}
+    return VARIABLES if config.gpus else VARIABLES | {"NVIDIA_VISIBLE_DEVICES": "void"}
 
 
 def _remove(client: docker.APIClient, container: str) -> None:

@@ -31,7 +31,7 @@ class SandboxPool:
     """Hands out sandboxes, each once; the first one is started ahead. Not thread-safe."""
 
     def __init__(self, config: SandboxConfig) -> None:
-        self.config = config
+        self._config = config
         self._waiting: Sandbox | None = None
 
     def warm(self) -> None:
@@ -58,8 +58,12 @@ class SandboxPool:
         raise SandboxUnavailable(f"The sandbox does not start: {failure}")
 
     def _started(self) -> Sandbox:
-        sandbox = new_sandbox(self.config)
-        sandbox.start()
+        sandbox = new_sandbox(self._config)
+        try:
+            sandbox.start()
+        except BaseException:
+            sandbox.close()
+            raise
         return sandbox
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -15,8 +16,8 @@ from pathlib import Path
 import psutil
 
 from checker.sandbox.base import CHUNK, Sandbox
-from checker.sandbox.config import SandboxConfig
-from checker.sandbox.confinement import Confinement, Limits, command, holder
+from checker.sandbox.config import VARIABLES, SandboxConfig
+from checker.sandbox.confinement import Confinement, command, holder
 from labkit.forkserver import Forked, fork
 
 __all__ = ["ProcessSandbox"]
@@ -24,7 +25,10 @@ __all__ = ["ProcessSandbox"]
 _LABKIT = Path(__file__).resolve().parent.parent.parent / "labkit"
 _FIRST_UID = 0x4000_0000
 _FORK_SECONDS = 10.0
+_MOST_SAID = 500
 _numbers = itertools.count()
+
+log = logging.getLogger(__name__)
 
 
 class ProcessSandbox(Sandbox):
@@ -68,11 +72,8 @@ class ProcessSandbox(Sandbox):
 
     def _confinement(self) -> Confinement:
         config = self._config
-        limits = Limits(
-            memory_mb=config.memory_mb, processes=config.processes, file_mb=config.scratch_mb, open_files=256
-        )
-        # Where it is outside, so that a forked agent finds its modules where it has them from.
-        return Confinement(limits, config.scratch_mb, self._uid, read_only=((_LABKIT, _LABKIT),))
+        # labkit where it is outside, so that a forked agent finds its modules where it has them from.
+        return Confinement(config.limits, config.scratch_mb, self._uid, read_only=((_LABKIT, _LABKIT),))
 
     def _launch(self, theirs: list[int]) -> None:
         # -P: nothing is imported from the working directory, which learner code may write to.
@@ -96,10 +97,13 @@ class ProcessSandbox(Sandbox):
         }
         descriptors = list(theirs)
         try:
-            if argv := holder(self._method, confinement):
+            argv = holder(self._method, confinement)
+            request["enter"] = bool(argv)
+            if argv:
                 descriptors.append(self._hold(argv))
             self._forked = fork(self._config.nursery, request, descriptors, timeout=_FORK_SECONDS)
-        except OSError:
+        except OSError as error:
+            log.warning("The sandbox could not be forked (%s); it is started instead, which takes seconds.", error)
             self._end_processes()
             self._process = None
             return False
@@ -119,7 +123,7 @@ class ProcessSandbox(Sandbox):
                 argv,
                 stdin=subprocess.PIPE,
                 stdout=its.fileno(),
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 env=_environment(),
                 cwd="/",
                 start_new_session=True,
@@ -127,7 +131,8 @@ class ProcessSandbox(Sandbox):
             its.close()
             line, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(struct.calcsize("3i")))
         if not line:
-            raise OSError(f"{argv[0]} made no namespaces")
+            said = self._process.communicate()[1].decode(errors="replace").strip()
+            raise OSError(f"{self._method} made no namespaces: {said[-_MOST_SAID:] or 'it said nothing'}")
         pid, _, _ = struct.unpack("3i", ancillary[0][2])
         return os.pidfd_open(pid)
 
@@ -144,9 +149,11 @@ class ProcessSandbox(Sandbox):
                 # The whole session: with bubblewrap and unshare the first process takes its namespaces along.
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-        if self._forked is not None and self._forked.returncode is None:
+            for stream in (self._process.stdin, self._process.stderr):
+                if stream is not None:
+                    stream.close()
+        # Only while it lives: it is buried by its parent, and its number may be another's then.
+        if self._forked is not None and self._forked.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._forked.pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -158,7 +165,7 @@ class ProcessSandbox(Sandbox):
         found: list[psutil.Process] = []
         for process in (self._process, self._forked):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if process is not None and process.returncode is None:
+                if process is not None and process.poll() is None:
                     found += psutil.Process(process.pid).children(recursive=True)
         if os.getuid() == 0:
             found += [p for p in psutil.process_iter(["uids"]) if (u := p.info["uids"]) and u.real == self._uid]
@@ -170,6 +177,8 @@ class ProcessSandbox(Sandbox):
             os.close(self._pipes.pop())
 
     def _descriptors(self) -> tuple[tuple[int, ...], int]:
+        if not self._pipes:
+            return (), -1
         return (self._pipes[1], self._pipes[2]), self._pipes[0]
 
     def _read(self, descriptor: int) -> tuple[bytes, bytes]:
@@ -196,14 +205,4 @@ def _own_uid() -> int:
 
 
 def _environment() -> dict[str, str]:
-    return {
-        "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": str(_LABKIT.parent),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": "/tmp",
-        "TMPDIR": "/tmp",
-        "LANG": "C.UTF-8",
-        "OMP_NUM_THREADS": "1",
-        "MPLBACKEND": "Agg",
-        "MPLCONFIGDIR": "/tmp",
-    }
+    return VARIABLES | {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(_LABKIT.parent)}

@@ -20,6 +20,7 @@ from gradlab.portal.body import read_notebook_body
 from gradlab.portal.context import Portal, portal_of
 from gradlab.portal.live import Overrun
 from gradlab.portal.standing import ClassRow, LabStanding, class_rows, lab_of, lab_standings
+from gradlab.portal.views import class_faults
 from gradlab.store import Submission
 
 __all__ = ["add_api"]
@@ -62,6 +63,7 @@ def add_api(app: FastAPI, prefix: str) -> None:
     add("/api/labs/{slug}/exercises/{name}/hints", open_hint, "POST")
     add("/api/submissions/{number}", submission)
     add("/api/class", class_table)
+    add("/api/faults", faults)
     add("/api/learners/{name:path}/attempts", attempts)
     add("/api/gpu", gpu)
     add("/events", events, response_class=EventSourceResponse)
@@ -141,6 +143,13 @@ def class_table(
     rows = class_rows(portal.course, portal.store, only=learner, without=portal.presence.instructors)
     heads = [models.LabHeadModel(slug=lab.slug, title=lab.title, max_points=lab.points) for lab in portal.course.labs]
     return models.ClassModel(labs=heads, learners=[_learner_model(row) for row in rows])
+
+
+def faults(request: Request, _visitor: ApiInstructor) -> models.FaultsModel:
+    """Checks that ended by our fault and have had no verdict since, with the judge's own words for the cause."""
+    portal = portal_of(request)
+    found = class_faults(portal.course, portal.store, portal.clock())
+    return models.FaultsModel.model_validate(asdict(found) | {"heading": found.heading})
 
 
 def attempts(

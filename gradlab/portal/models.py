@@ -14,6 +14,8 @@ __all__ = [
     "ClassModel",
     "DeviceModel",
     "ExerciseModel",
+    "FaultModel",
+    "FaultsModel",
     "GpuModel",
     "HintModel",
     "HintsModel",
@@ -144,6 +146,20 @@ class LearnerModel(BaseModel):
 class ClassModel(BaseModel):
     labs: list[LabHeadModel]
     learners: list[LearnerModel]
+
+
+class FaultModel(BaseModel):
+    submission: int
+    learner: str
+    where: str = Field(description="Titles of the lab and of its exercises that ended so.")
+    causes: list[str] = Field(description="What the judge said; it may quote hidden checks.")
+    at: float = Field(description="Seconds since the epoch.")
+
+
+class FaultsModel(BaseModel):
+    count: int
+    heading: str = Field(description="The number in words.")
+    latest: list[FaultModel] = Field(description="Newest first, and not more than a page shows.")
 
 
 class DeviceModel(BaseModel):

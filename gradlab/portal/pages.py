@@ -13,7 +13,7 @@ from gradlab.portal.context import Portal, portal_of
 from gradlab.portal.hubauth import Visitor
 from gradlab.portal.render import Renderer
 from gradlab.portal.standing import ClassRow, class_rows, lab_of, lab_standings
-from gradlab.portal.views import attempt_views, class_counts, next_up
+from gradlab.portal.views import attempt_views, class_counts, class_faults, next_up
 
 __all__ = ["add_pages", "error_page"]
 
@@ -70,9 +70,10 @@ def learner_page(
 
 
 def class_page(request: Request, visitor: PageInstructor) -> HTMLResponse:
-    """The class table and the GPUs. The script keeps both up to date; without it they are as of now."""
+    """The class table, our faults and the GPUs. The script keeps them up to date; without it they are as of now."""
     portal = portal_of(request)
     rows = _rows(portal)
+    now = portal.clock()
     return _page(
         request,
         visitor,
@@ -81,7 +82,8 @@ def class_page(request: Request, visitor: PageInstructor) -> HTMLResponse:
         rows=rows,
         labs=portal.course.labs,
         max_points=sum(lab.points for lab in portal.course.labs),
-        counts=class_counts(rows, portal.clock()),
+        counts=class_counts(rows, now),
+        faults=class_faults(portal.course, portal.store, now),
         gpu=portal.gpu(),
     )
 

@@ -7,12 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradlab.course import Course, Exercise
+from gradlab.portal.render import short
 from gradlab.portal.standing import ClassRow, LabStanding, lab_of
-from gradlab.store import Attempt
+from gradlab.store import Attempt, Fault, Store
 
-__all__ = ["AttemptView", "ClassCounts", "ResultView", "attempt_views", "class_counts", "next_up"]
+__all__ = [
+    "AttemptView",
+    "ClassCounts",
+    "FaultView",
+    "FaultsView",
+    "ResultView",
+    "attempt_views",
+    "class_counts",
+    "class_faults",
+    "next_up",
+]
 
 ACTIVE_SECONDS = 600.0
+# A lab or exercise that is gone never gets the verdict that would end its fault: the page forgets it after two weeks.
+FAULT_SECONDS = 14 * 86400.0
+# When the judge is down, the whole class is listed with one cause.
+_FAULTS = 20
+_NO_CAUSE = "The judge gave no cause; `logs/portal.log` in the state folder may hold one."
 
 
 @dataclass(frozen=True)
@@ -52,6 +68,30 @@ class ClassCounts:
     points: int
 
 
+@dataclass(frozen=True)
+class FaultView:
+    """One check that ended by our fault; ``where`` is its lab and exercises by the titles people know."""
+
+    submission: int
+    learner: str
+    where: str
+    causes: tuple[str, ...]
+    at: float
+
+
+@dataclass(frozen=True)
+class FaultsView:
+    """The latest of these checks, and how many there are in all."""
+
+    count: int
+    latest: tuple[FaultView, ...]
+
+    @property
+    def heading(self) -> str:
+        cut = f"; here are the latest {len(self.latest)}" if self.count > len(self.latest) else ""
+        return f"{self.count} check{'' if self.count == 1 else 's'} ended by our fault{cut}"
+
+
 def attempt_views(course: Course, attempts: Sequence[Attempt]) -> list[AttemptView]:
     return [_attempt_view(course, attempt) for attempt in attempts]
 
@@ -65,6 +105,12 @@ def class_counts(rows: Sequence[ClassRow], now: float) -> ClassCounts:
     )
 
 
+def class_faults(course: Course, store: Store, now: float) -> FaultsView:
+    """What the instructor must know of: our faults that no verdict has followed yet."""
+    faults = store.faults(since=now - FAULT_SECONDS)
+    return FaultsView(len(faults), tuple(_fault_view(course, fault) for fault in faults[:_FAULTS]))
+
+
 def next_up(standings: Sequence[LabStanding]) -> LabStanding | None:
     """The lab to go on with: the unfinished one worked on last, else the first unfinished one, else None."""
     unfinished = [standing for standing in standings if not standing.done]
@@ -73,6 +119,21 @@ def next_up(standings: Sequence[LabStanding]) -> LabStanding | None:
         return max((row.cell.last_at for row in standing.exercises if row.cell is not None), default=float("-inf"))
 
     return max(unfinished, key=latest, default=None)  # of equals max takes the first: curriculum order
+
+
+def _fault_view(course: Course, fault: Fault) -> FaultView:
+    lab = lab_of(course, fault.lab)
+    titles = {exercise.name: exercise.title for exercise in lab.exercises} if lab else {}
+    known = [title for name, title in titles.items() if name in fault.exercises]
+    # The fault of a lab that is gone is told under the lab's own name.
+    gone = [name for name in fault.exercises if name not in titles and name != fault.lab]
+    return FaultView(
+        submission=fault.submission,
+        learner=fault.learner,
+        where=": ".join(filter(None, [short(lab.title) if lab else fault.lab, ", ".join([*known, *gone])])),
+        causes=fault.causes or (_NO_CAUSE,),
+        at=fault.at,
+    )
 
 
 def _attempt_view(course: Course, attempt: Attempt) -> AttemptView:

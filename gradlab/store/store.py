@@ -10,22 +10,23 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Engine, Integer, create_engine, event, func, select, update
+from sqlalchemy import Engine, Integer, create_engine, event, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from gradlab.errors import StoreError
 from gradlab.store.tables import DeliveryRow, HintRow, LearnerRow, ResultRow, SubmissionRow
 
-__all__ = ["Attempt", "Cell", "Learner", "Store", "Submission"]
+__all__ = ["Attempt", "Cell", "Fault", "Learner", "Store", "Submission"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,18 @@ class Cell:
     attempts: int
     last_outcome: str
     last_at: float
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A submission whose ``exercises`` ended by our fault; ``causes`` are each told once, and for instructors alone."""
+
+    submission: int
+    learner: str
+    lab: str
+    exercises: tuple[str, ...]
+    causes: tuple[str, ...]
+    at: float
 
 
 @dataclass(frozen=True)
@@ -199,8 +212,19 @@ class Store:
             )
             return sorted((row.id, row.learner, row.lab) for row in given_up)
 
-    def record(self, submission_id: int, verdict: Mapping[str, Any], *, report: str = "", now: float) -> bool:
-        """Store a verdict (``Verdict.to_dict()`` of the judge). False, and nothing written, if it had one already."""
+    def record(
+        self,
+        submission_id: int,
+        verdict: Mapping[str, Any],
+        *,
+        report: str = "",
+        causes: Mapping[str, str] | None = None,
+        now: float,
+    ) -> bool:
+        """Store a verdict (``Verdict.to_dict()`` of the judge). False, and nothing written, if it had one already.
+
+        ``causes`` says by exercise why something is our fault; :meth:`faults` alone gives it back.
+        """
         with self._session.begin() as session:
             row = session.execute(
                 update(SubmissionRow)
@@ -226,6 +250,7 @@ class Store:
                         points=result["points"],
                         max_points=result["max_points"],
                         judged_at=now,
+                        cause=(causes or {}).get(result["exercise"]),
                     )
                 )
             self._see(session, row.learner, now)
@@ -288,6 +313,32 @@ class Store:
                 )
                 for row in session.execute(query)
             ]
+
+    def faults(self, *, since: float) -> list[Fault]:
+        """What has ended by our fault since then and has had no verdict afterwards, newest first."""
+        later = aliased(ResultRow)
+        answered = exists().where(
+            later.learner == ResultRow.learner,
+            later.lab == ResultRow.lab,
+            later.exercise == ResultRow.exercise,
+            later.submission_id > ResultRow.submission_id,
+        )
+        columns = (
+            ResultRow.submission_id,
+            ResultRow.learner,
+            ResultRow.lab,
+            ResultRow.exercise,
+            ResultRow.judged_at,
+            ResultRow.cause,
+        )
+        query = (
+            select(*columns)
+            .where(ResultRow.outcome == "our fault", ResultRow.judged_at >= since, ~answered)
+            .order_by(ResultRow.submission_id.desc(), ResultRow.exercise)
+        )
+        with self._session() as session:
+            rows = session.execute(query).all()
+        return [_fault(list(group)) for _, group in groupby(rows, key=lambda row: row.submission_id)]
 
     # -- hints -----------------------------------------------------------------------------------------------------
 
@@ -354,6 +405,17 @@ def _submission(row: SubmissionRow) -> Submission:
         judged_at=row.judged_at,
         verdict=None if row.verdict is None else json.loads(row.verdict),
         report=None if row.report is None else zlib.decompress(row.report).decode(),
+    )
+
+
+def _fault(rows: Sequence[Any]) -> Fault:
+    return Fault(
+        submission=rows[0].submission_id,
+        learner=rows[0].learner,
+        lab=rows[0].lab,
+        exercises=tuple(row.exercise for row in rows),
+        causes=tuple(dict.fromkeys(row.cause for row in rows if row.cause)),
+        at=rows[0].judged_at,
     )
 
 

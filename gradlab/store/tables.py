@@ -50,7 +50,10 @@ class SubmissionRow(Base):
 
 
 class ResultRow(Base):
-    """One exercise of one verdict, beside the JSON, so that tables of many learners need no parsing."""
+    """One exercise of one verdict, beside the JSON, so that tables of many learners need no parsing.
+
+    ``cause`` is why it ended by our fault. It may quote hidden checks, so no learner reads it: no verdict has it.
+    """
 
     __tablename__ = "result"
 
@@ -62,8 +65,12 @@ class ResultRow(Base):
     points: Mapped[int]
     max_points: Mapped[int]
     judged_at: Mapped[float]
+    cause: Mapped[str | None] = mapped_column(Text)
 
-    __table_args__ = (Index("ix_result_learner_lab", "learner", "lab", "exercise"),)
+    __table_args__ = (
+        Index("ix_result_learner_lab", "learner", "lab", "exercise"),
+        Index("ix_result_outcome", "outcome", "judged_at"),
+    )
 
 
 class HintRow(Base):

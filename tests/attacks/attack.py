@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["LEAK", "TRIED", "Attack", "pattern"]
+__all__ = ["LEAK", "TRIED", "Attack", "digits", "pattern"]
 
 # What an attack prints for each thing it should not have got, and when it has tried everything.
 LEAK = "LEAK"
@@ -19,9 +19,10 @@ class Attack:
 
     ``rows`` are the lines of the table in docs/security.md that it is about, ``does`` says in a sentence how.
     ``source`` defines ``energy``, which should return the sum of the squares of its argument (``kind`` "layer": a
-    class, an affine map). ``ends`` are the outcomes it may have, apart by ``|``; one that may pass does its mischief
-    and answers rightly all the same. ``says`` is a part of the message. An attack that is not ``cut_short`` comes to
-    its end and prints TRIED there.
+    class, an affine map). Only what ``energy`` depends on is run; names that begin with ``my_`` are this attack's
+    alone. ``ends`` are the outcomes it may have, apart by ``|``; one that may pass does its mischief and answers
+    rightly all the same. ``says`` is a part of the message. An attack that is not ``cut_short`` comes to its end and
+    prints TRIED there.
     """
 
     name: str
@@ -40,6 +41,12 @@ class Attack:
         for name, value in facts.items():
             text = text.replace(f"@{name}@", value)
         return text
+
+
+def digits(number: int) -> bytes:
+    """The number as CPython keeps it in memory: 30 bits in every 32."""
+    words = [number >> shift & (1 << 30) - 1 for shift in range(0, number.bit_length(), 30)]
+    return b"".join(word.to_bytes(4, "little") for word in words)
 
 
 def pattern(text: bytes) -> str:

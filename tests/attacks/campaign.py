@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
+import socket
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,20 +21,21 @@ from checker.engine import Judge, JudgeConfig
 from checker.results import Result, Verdict
 from checker.sandbox.config import SandboxConfig
 from gradlab.settings import ROOT
-from tests.attacks.attack import Attack, pattern
+from tests.attacks.attack import Attack, digits, pattern
 from tests.attacks.corpus import THEMES
 from tests.attacks.lab import MARKER, RIGHT, attacked_lab, attacks_notebook
-from tests.judges import until
 from tests.sandboxes import marked
+from tests.waiting import until
 
-__all__ = ["POOL", "SEED", "Campaign", "containers"]
+__all__ = ["POOL", "SEED", "Campaign", "containers", "sources"]
 
 POOL = 2
 SEED = 7_465_912_803_317_256
 # What the server knows and learner code shall not find.
 _SECRET = ("SERVER_ATTACKED_SECRET", "nobody-but-the-server-has-this")
+_MARK = "ATTACKED_SERVER"  # the variable in which the server has the mark; no word of the name is suspicious
 # Honest, and slow enough to be under way all the time.
-_SLOW = "import time\ndef energy(x):\n    time.sleep(1)\n    return (x * x).sum()"
+_SLOW = "import time\ndef energy(x):\n    time.sleep(0.5)\n    return (x * x).sum()"
 _KEYCTL = {"x86_64": 250, "aarch64": 219}
 
 
@@ -45,7 +48,12 @@ class Campaign:
         self.config = config
         self._folder = folder
         self._verdicts: dict[str, Verdict | Exception] = {}
-        os.environ[_SECRET[0]] = _SECRET[1]
+        os.environ |= {_SECRET[0]: _SECRET[1], _MARK: self.mark}
+        # For attacks to find: on all interfaces, so that a container's bridge would lead to it too.
+        self.listener = socket.create_server(("", 0))
+        self.abstract = socket.socket(socket.AF_UNIX)
+        self.abstract.bind(f"\0{self.mark}")
+        self.abstract.listen()
         _join_session_keyring()
         self.judge = Judge(JudgeConfig(config, pool=POOL))
         self.judge.warm()
@@ -57,13 +65,16 @@ class Campaign:
             _SECRET[1].encode(),
             str(SEED).encode(),
             SEED.to_bytes(8, "little"),
+            digits(SEED),
             b"leaves_its_argument_alone",
         )
         return {
             "PROJECT": str(ROOT),
             "JOBS": str(self.judge._workplace.path),
+            "FORK": self.judge._kernels._nursery.sandboxes,
             "MARK": self.mark,
             "EXPLODED": str(self.exploded),
+            "PORT": str(self.listener.getsockname()[1]),
             "SECRETS": "|".join(map(pattern, searched)),
         }
 
@@ -74,10 +85,10 @@ class Campaign:
         """The right answer that stands behind the attack in the same notebook."""
         return self._verdict(attack).results[2 * self._place(attack) + 1]
 
-    def check(self, *sources: str, seed: int = SEED, seconds: float = 30) -> Verdict:
+    def check(self, *answers: str, seed: int = SEED, seconds: float = 30) -> Verdict:
         """A notebook with these answers, judged."""
-        lab = attacked_lab(self._new_folder(), len(sources), seconds=[seconds] * len(sources))
-        return self.judge.check(lab, attacks_notebook(sources), seed=seed)
+        lab = attacked_lab(self._new_folder(), len(answers), seconds=[seconds] * len(answers))
+        return self.judge.check(lab, attacks_notebook(answers), seed=seed)
 
     def warm(self) -> None:
         """Wait until as many judges wait as should."""
@@ -93,7 +104,9 @@ class Campaign:
             until(lambda: not containers(self.config.installation), 30)
         assert not Path(place).exists()
         assert not self.exploded.exists()
-        del os.environ[_SECRET[0]]
+        self.listener.close()
+        self.abstract.close()
+        del os.environ[_SECRET[0]], os.environ[_MARK]
 
     def _theme(self, attack: Attack) -> str:
         return next(theme for theme, attacks in THEMES.items() if attack in attacks)
@@ -114,12 +127,12 @@ class Campaign:
         return verdict
 
     def _attacked(self, attacks: list[Attack]) -> Verdict:
-        sources = [text for attack in attacks for text in (attack.program(self.facts), RIGHT)]
+        programs = sources(attacks, self.facts)
         kinds = [kind for attack in attacks for kind in (attack.kind, "energy")]
         seconds = [limit for attack in attacks for limit in (attack.seconds, 30)]
-        lab = attacked_lab(self._new_folder(), len(sources), seconds=seconds, kinds=kinds)
+        lab = attacked_lab(self._new_folder(), len(programs), seconds=seconds, kinds=kinds)
         with self._another_learner():
-            return self.judge.check(lab, attacks_notebook(sources), seed=SEED)
+            return self.judge.check(lab, attacks_notebook(programs), seed=SEED)
 
     @contextmanager
     def _another_learner(self) -> Iterator[None]:
@@ -142,6 +155,11 @@ class Campaign:
 
     def _new_folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._folder))
+
+
+def sources(attacks: list[Attack], facts: Mapping[str, str]) -> list[str]:
+    """The answers of the notebook in which these attacks are run: a right one behind each."""
+    return [text for attack in attacks for text in (attack.program(facts), RIGHT)]
 
 
 def containers(installation: str) -> list[str]:
@@ -167,5 +185,10 @@ def _running(place: str) -> list[psutil.Process]:
 
 
 def _join_session_keyring() -> None:
-    """As a service has it: one keyring that all processes of the server, and all it starts, have in common."""
-    ctypes.CDLL(None).syscall(ctypes.c_long(_KEYCTL.get(platform.machine(), -1)), 1, None)
+    """As a service has it: one keyring that all processes of the server, and all it starts, have in common.
+
+    Where the kernel refuses keys to this process, it refuses them to all that it starts.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(ctypes.c_long(_KEYCTL.get(platform.machine(), -1)), 1, None) < 0:
+        assert ctypes.get_errno() in (errno.EPERM, errno.ENOSYS), os.strerror(ctypes.get_errno())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from checker.engine import Assignment, Task
+from checker.extract import Segment, extract, read_notebook
 
-__all__ = ["MARKER", "RIGHT", "attacked_lab", "attacks_notebook", "notebook"]
+__all__ = ["MARKER", "RIGHT", "attacked_lab", "attacks_notebook", "notebook", "strays"]
 
 MARKER = "hidden-reference"
 HEAD = f"""
@@ -64,7 +67,7 @@ def notebook(*cells: str) -> bytes:
 def attacked_lab(
     folder: Path, count: int, *, seconds: Sequence[float] = (), kinds: Sequence[str] = (), needs: str = ""
 ) -> Assignment:
-    """An assignment of ``count`` exercises: by default all of the kind "energy", and with 2 s each.
+    """An assignment of ``count`` exercises: by default all of the kind "energy", and with 30 s each.
 
     ``needs`` is the exercise that the last one builds on.
     """
@@ -76,12 +79,38 @@ def attacked_lab(
     stubs = [f"def {name}(x):\n    raise NotImplementedError" for name in names]
     tasks = [
         Task(name, 3, (name,), seconds=limit, needs=(needs,) if needs and name == names[-1] else ())
-        for name, limit in zip(names, seconds or [2.0] * count, strict=True)
+        for name, limit in zip(names, seconds or [30.0] * count, strict=True)
     ]
     return Assignment("attacked", tuple(tasks), notebook("import torch", *stubs).decode(), checks)
 
 
 def attacks_notebook(sources: Sequence[str]) -> bytes:
-    """The learner's notebook in which exercise N is the Nth source, its ``energy`` renamed."""
+    """The learner's notebook in which exercise N is the Nth source.
+
+    Its ``energy`` is renamed, and so are the names that begin with ``my_``: sources share a notebook, and the last
+    definition of a name counts for all of them.
+    """
     head = "import torch\nfrom torch import nn"
-    return notebook(head, *(source.replace("energy", f"energy_{i}") for i, source in enumerate(sources)))
+    return notebook(head, *(_numbered(source, number) for number, source in enumerate(sources)))
+
+
+def strays(sources: Sequence[str], number: int) -> tuple[list[str], list[str]]:
+    """What of the Nth source is not run for its exercise, and what of the others is; both should be empty.
+
+    Only what ``energy`` depends on is run. Imports of the others do no harm.
+    """
+    cell = number + 2
+    name = f"energy_{number}"
+    parsed = read_notebook(attacks_notebook(sources), [name])
+    run = extract(parsed, name, (name,), read_notebook(notebook(f"{name} = None"), [name])).segments
+    own = [statement.segment for statement in parsed.statements if statement.segment.cell == cell]
+    foreign = [segment for segment in run if segment.cell not in (1, cell) and not _imports(segment)]
+    return [segment.source for segment in own if segment not in run], [segment.source for segment in foreign]
+
+
+def _numbered(source: str, number: int) -> str:
+    return re.sub(r"\bmy_", f"my_{number}_", source.replace("energy", f"energy_{number}"))
+
+
+def _imports(segment: Segment) -> bool:
+    return isinstance(ast.parse(segment.source).body[0], ast.Import | ast.ImportFrom)

@@ -30,6 +30,7 @@ def test_an_attack_gains_nothing(attack: Attack, campaign: Campaign) -> None:
 def test_the_next_exercise_is_judged_all_the_same(attack: Attack, campaign: Campaign) -> None:
     neighbour = campaign.neighbour(attack)
     assert (neighbour.outcome, neighbour.points) == (Outcome.PASSED, 3), neighbour
+    assert LEAK not in neighbour.output
 
 
 def test_nothing_of_an_answer_is_unpickled(campaign: Campaign) -> None:

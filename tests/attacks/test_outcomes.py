@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from checker.results import Outcome, Result
 from tests.attacks.attack import Attack
 from tests.attacks.campaign import Campaign
-from tests.attacks.lab import RIGHT, attacked_lab, attacks_notebook
+from tests.attacks.corpus import ATTACKS
+from tests.attacks.lab import RIGHT, attacked_lab, attacks_notebook, strays
+from tests.sandboxes import marked
+from tests.waiting import until
 
 SHAPE = r"<tensor \([\d, ]+\) float32>"
 # (answer, outcome, message as a whole, seconds it may take)
@@ -171,31 +175,85 @@ def test_honest_solutions_that_are_slow_but_in_time_keep_full_marks(campaign: Ca
     assert verdict.result("energy_0").seconds > 2
 
 
+COMPUTES = """
+def energy(x):
+    matrix = torch.ones(256, 256)
+    for _ in range(20):
+        matrix = (matrix @ matrix).clamp(max=1)
+    return (x * x).sum()
+"""
+
+
+def test_one_that_keeps_every_core_busy_costs_another_no_mark(campaign: Campaign) -> None:
+    """It is bounded in seconds and in processes, not in its share of the cores: others are slower, and in time."""
+    attack = next(attack for attack in ATTACKS if attack.name == "keeps every core busy")
+    campaign.warm()
+    with ThreadPoolExecutor(1) as threads:
+        theirs = threads.submit(campaign.check, attack.program(campaign.facts), seconds=attack.seconds)
+        until(lambda: len(marked(campaign.mark)) > 10, 60)
+        honest = campaign.check(COMPUTES, COMPUTES)
+    assert (honest.points, honest.passed) == (6, True), honest
+    assert theirs.result().results[0].outcome is Outcome.TIMED_OUT
+
+
+# The children take most of what a container has, each of them less than the program then takes: the kernel, which ends
+# the largest, ends the program. Where only each process is bounded, the program comes to its own bound.
+CROWD = """
+import os, time
+def energy(x):
+    for _ in range(8):
+        if os.fork() == 0:
+            kept = bytearray(b"x") * (64 << 20)
+            time.sleep(600)
+    time.sleep(2)
+    kept = []
+    while True:
+        kept.append(bytearray(b"x") * (8 << 20))
+"""
+
+
+def test_a_kill_by_the_kernel_for_want_of_memory_is_told_from_others(campaign: Campaign) -> None:
+    result = campaign.check(CROWD).results[0]
+    killed = "Your code wanted more memory than a check has, and was killed."
+    refused = "The check ran out of memory: what is the largest thing your code makes at one time?"
+    assert result.outcome is Outcome.OUT_OF_MEMORY, result
+    assert (killed if campaign.config.method == "docker" else refused) in result.message
+
+
 def test_what_one_check_leaves_no_other_finds(campaign: Campaign) -> None:
-    """Files, shared memory, queues, keys of the kernel: none lives longer than its sandbox, none is seen in another."""
-    attack = Attack("leaves a message", (2, 63), "leaves notes for a later check and looks for them", NOTES)
-    first, second = (campaign.check(attack.program(campaign.facts)).results[0] for _ in range(2))
-    assert "left" in first.output, first
-    assert first.output == second.output
+    """Files, shared memory, queues, sockets: none lives longer than its sandbox, none is seen in another."""
+    attack = Attack("leaves a message", (2, 63), "leaves notes for other checks and looks for theirs", NOTES)
+    source = attack.program(campaign.facts)
+    assert strays([source], 0) == ([], [])
+    with ThreadPoolExecutor(2) as threads:  # two at one time, then one after them
+        verdicts = [*threads.map(campaign.check, [source] * 2), campaign.check(source)]
+    for verdict in verdicts:
+        lines = verdict.results[0].output.splitlines()
+        assert set(lines) == {"left"}, verdict
 
 
 NOTES = """
-import ctypes, os, socket
+import ctypes, os, socket, time
 libc = ctypes.CDLL(None, use_errno=True)
-found, path = [], "/tmp/@MARK@"
-if os.path.exists(path):
-    found.append("file")
-open(path, "w").write("note")
-if libc.shmget(0x5EED, ctypes.c_size_t(4096), 0o600) >= 0:
-    found.append("segment")
-libc.shmget(0x5EED, ctypes.c_size_t(4096), 0o1600)
-if libc.mq_open(b"/@MARK@", 0) >= 0:
-    found.append("queue")
-libc.mq_open(b"/@MARK@", 0o102, 0o600, None)
-try:
-    socket.socket(socket.AF_UNIX).bind("\\0@MARK@")
-except OSError:
-    found.append("socket")
+def leave_notes():
+    found, path = [], "/tmp/@MARK@"
+    if os.path.exists(path):
+        found.append("file")
+    open(path, "w").write("note")
+    if libc.shmget(0x5EED, ctypes.c_size_t(4096), 0o600) >= 0:
+        found.append("segment")
+    libc.shmget(0x5EED, ctypes.c_size_t(4096), 0o1600)
+    if libc.mq_open(b"/@MARK@", 0) >= 0:
+        found.append("queue")
+    libc.mq_open(b"/@MARK@", 0o102, 0o600, None)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind("\\0@MARK@")
+    except OSError:
+        found.append("socket")
+    time.sleep(2)  # for another to find
+    return found, listener
+found, listener = leave_notes()
 def energy(x):
     print("left", *found)
     return (x * x).sum()
@@ -207,6 +265,7 @@ def call(*args):
     return libc.syscall(*(ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args))
 add, search = 248, (250, 10)
 def energy(x):
+    keyring, search  # its statements run once for each of the names they bind: `energy` alone would leave the loop out
     return (x * x).sum()
 for keyring in (-3, -4, -5):
     print("found" if call(*search, keyring, b"user", b"@MARK@", 0) >= 0 else "nothing")
@@ -216,9 +275,8 @@ for keyring in (-3, -4, -5):
 
 def test_no_key_of_the_kernel_passes_from_one_check_to_another(campaign: Campaign) -> None:
     source = KEYS.replace("@MARK@", campaign.mark)
-    # Its statements run once for each of the names they bind: `energy` alone would leave the loop out.
-    source = source.replace("return (x * x)", "keyring, search\n    return (x * x)")
+    assert strays([source], 0) == ([], [])
     for _ in range(2):
         result = campaign.check(source).results[0]
         assert "nothing" in result.output, result
-    assert "found" not in result.output
+        assert "found" not in result.output

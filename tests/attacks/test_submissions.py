@@ -48,9 +48,9 @@ ODD = {
     "a lone surrogate": "x = '\ud800'",
     "line ends of all kinds": "x=1\r\ny=2\rz=3\x0cw=4\x0b\u2028v=5",
     "nothing but backslashes": "\\\n" * 50_000,
-    "a shell": "%%bash\ntouch /tmp/gradlab-exploded; echo LEAK",
-    "shell and magic lines": "!touch /tmp/gradlab-exploded\n%run evil.py\n%load_ext evil\n?energy_0",
-    "IPython's own hooks": "get_ipython().system('touch /tmp/gradlab-exploded')\nget_ipython().events.register('x', 1)",
+    "a shell": "%%bash\ntouch @EXPLODED@; echo LEAK",
+    "shell and magic lines": "!touch @EXPLODED@\n%run evil.py\n%load_ext evil\n?energy_0",
+    "IPython's own hooks": "get_ipython().system('touch @EXPLODED@')\nget_ipython().events.register('x', 1)",
     "a line of question marks": "a" * 200_000 + "???",
     "spaces without end": " " * 200_000 + "def (",
 }
@@ -67,11 +67,14 @@ def test_what_is_no_notebook_is_refused_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_cell_neither_hurts_an_answer_nor_holds_up_the_server(name: str, tmp_path: Path) -> None:
     template = read_notebook(attacked_lab(tmp_path, 1).template.encode(), ["energy_0"])
-    for cells in ((ODD[name], GOOD), (GOOD, ODD[name])):
+    exploded = tmp_path / "exploded"
+    odd = ODD[name].replace("@EXPLODED@", str(exploded))
+    for cells in ((odd, GOOD), (GOOD, odd)):
         started = time.process_time()
         program = extract(read_notebook(notebook(*cells), ["energy_0"]), "energy_0", ("energy_0",), template)
         assert (program.state, [s.source for s in program.segments]) == ("ready", [GOOD])
         assert time.process_time() - started < 5
+    assert not exploded.exists()
 
 
 def test_blank_lines_in_a_cell_that_is_no_python_take_no_time() -> None:
@@ -79,7 +82,7 @@ def test_blank_lines_in_a_cell_that_is_no_python_take_no_time() -> None:
     read_notebook(notebook(GOOD, "\n" * 8_000 + "def ("), ["energy_0"])
     parsed = read_notebook(notebook(GOOD, "\n" * 8_000 + "def ("), ["energy_0"])
     extract(parsed, "energy_0", ("energy_0",), parsed)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 5
 
 
 def tampered(change: Callable[[dict[str, Any]], None]) -> bytes:

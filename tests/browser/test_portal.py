@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, Page, expect
 from checker.results import Outcome, Result
 from tests.browser.conftest import NewPage
 from tests.courses import write_course
-from tests.portals import PREFIX, Running, running_portal, until, verdict
+from tests.portals import PREFIX, Running, running_portal, verdict
+from tests.waiting import until
 
 pytestmark = pytest.mark.browser
 
@@ -122,6 +123,33 @@ def test_the_panel_of_gpus_looks_the_same_from_server_and_script(
         assert "`" not in shown
         assert message.replace("`", "") in shown
     page.close()
+
+
+def test_a_fault_of_ours_appears_and_goes_by_itself_and_looks_the_same_from_server_and_script(
+    new_page: NewPage, portal: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(portal.judge.outcomes, "double", Outcome.OUR_FAULT)
+    monkeypatch.setitem(portal.judge.messages, "double", "The check `halves` is broken: <img src=x onerror=alert(1)>")
+    monkeypatch.setattr(portal.checks, "_retry_seconds", 0.01)
+    page = new_page(None)
+    watch_class(page, portal)
+    section = page.locator("#faults")
+    expect(section).to_be_hidden()
+    check(portal, "gus/1")
+    expect(section).to_contain_text("1 check ended by our fault")
+    expect(section).to_contain_text("Tensors: Doubling")
+    drawn = section.inner_text()
+    assert "The check halves is broken: <img src=x onerror=alert(1)>" in drawn
+    page.route("**/api/faults", lambda route: route.abort())
+    page.reload()
+    assert section.inner_text() == drawn
+    page.unroute("**/api/faults")
+    section.get_by_role("link", name="gus/1").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("gus/1")
+    page.go_back()
+    monkeypatch.setitem(portal.judge.outcomes, "double", Outcome.PASSED)
+    check(portal, "gus/1")
+    expect(section).to_be_hidden()
 
 
 def test_after_a_logout_the_page_asks_for_nothing_more(new_page: NewPage, portal: Running) -> None:

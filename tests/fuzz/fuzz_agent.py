@@ -11,7 +11,7 @@ from typing import Any
 
 import atheris
 
-with atheris.instrument_imports(include=["labkit.wire", "labkit.frames", "labkit.program"]):
+with atheris.instrument_imports(include=["labkit.wire", "labkit.decoder", "labkit.frames", "labkit.program"]):
     from labkit.frames import Frames
     from labkit.program import Program
     from labkit.wire import PREFIX, WireError, pack, prefix_lengths, unpack

@@ -9,30 +9,14 @@ from typing import Any
 import atheris
 import torch
 
-with atheris.instrument_imports(include=["labkit.wire", "checker.answer", "checker.compare", "checker.student"]):
+with atheris.instrument_imports(
+    include=["labkit.wire", "labkit.decoder", "checker.answer", "checker.compare", "checker.student"]
+):
     from checker.student import Answer, Failure, ProgramEnded, Student, StudentError
-    from labkit.wire import Handle, WireError, pack, unpack
+    from labkit.wire import Handle, WireError
 
-from tests.frames import parts
+from tests.frames import ERROR, Scripted
 from tests.fuzz.harness import Draw, run
-
-ERROR = {"type": "E", "bases": ["E", "Exception"], "message": "no", "where": "cell 1, line 2", "traceback": ""}
-
-
-class Replies:
-    """The part of a sandbox that a Student uses: the same reply, whatever it is asked, from the wire each time."""
-
-    def __init__(self, reply: Any) -> None:
-        self._frame = parts(reply)
-
-    def send(self, message: dict[str, Any], deadline: float) -> None:
-        pack(message)
-
-    def receive(self, deadline: float) -> Any:
-        return unpack(*self._frame)
-
-    def kill(self) -> None:
-        pass
 
 
 def reply(draw: Draw) -> Any:
@@ -73,7 +57,7 @@ def uses(draw: Draw, want: Any, seen: torch.Tensor) -> list[Callable[[Answer], A
 def target(data: bytes) -> None:
     draw = Draw(data)
     try:
-        sandbox: Any = Replies(reply(draw))
+        sandbox: Any = Scripted(reply(draw))
     except WireError:
         return
     seen = draw.tensor()

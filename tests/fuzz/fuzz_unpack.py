@@ -8,8 +8,9 @@ import atheris
 import numpy as np
 import torch
 
-with atheris.instrument_imports(include=["labkit.wire"]):
-    from labkit.wire import _READERS, Handle, WireError, pack, unpack
+with atheris.instrument_imports(include=["labkit.wire", "labkit.decoder"]):
+    from labkit.decoder import READERS
+    from labkit.wire import Handle, WireError, pack, unpack
 
 from tests.frames import parts, same
 from tests.fuzz.harness import run
@@ -26,7 +27,7 @@ SEEDS = [
     ["é" * 3, "x" * 1001, b"bytes"],
 ]
 WORDS = [
-    *(f'["{tag}"' for tag in _READERS),
+    *(f'["{tag}"' for tag in READERS),
     '"float32"',
     '"<f4"',
     "null",

@@ -13,7 +13,8 @@ from gradlab.hub.environment import uid_of
 from gradlab.hub.processes import tree
 from gradlab.settings import ROOT
 from tests.conftest import Require
-from tests.servers import Kernel, Person, RunningServer, login_error, until
+from tests.servers import Kernel, Person, RunningServer, login_error
+from tests.waiting import until
 
 
 def groups_of(person: Person) -> list[str]:

@@ -17,7 +17,8 @@ import pytest
 from gradlab.settings import Settings
 from tests.conftest import Require
 from tests.courses import write_course
-from tests.servers import SERVE, RunningServer, launch, reachable, settings_for, start, until
+from tests.servers import SERVE, RunningServer, launch, reachable, settings_for, start
+from tests.waiting import ended, until
 
 pytestmark = pytest.mark.hub
 
@@ -44,10 +45,6 @@ def child(server: RunningServer, *words: str) -> psutil.Process:
     return found[0]
 
 
-def gone(processes: list[psutil.Process]) -> bool:
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
-
-
 def work(server: RunningServer, name: str = "ada") -> list[psutil.Process]:
     """Log in, start a server with a kernel and write a file; returns all processes that run now."""
     person = server.log_in(name)
@@ -64,7 +61,7 @@ def test_ctrl_c_stops_everything_and_the_next_start_has_all_data(settings: Setti
     before = work(first)
     assert len(before) > 6
     assert first.stop() == 0
-    assert gone(before)
+    assert ended(before)
     assert f"Everything is kept in {settings.state_dir}" in first.said()
     second = start(settings)
     servers.append(second)
@@ -79,7 +76,7 @@ def test_ctrl_c_stops_everything_and_the_next_start_has_all_data(settings: Setti
     running = second.processes()
     second.process.send_signal(signal.SIGHUP)
     assert second.process.wait(timeout=60) == 0
-    assert gone(running)
+    assert ended(running)
 
 
 def test_kill_9_of_the_supervisor_takes_everything_with_it(settings: Settings, servers: list[Any]) -> None:
@@ -88,7 +85,7 @@ def test_kill_9_of_the_supervisor_takes_everything_with_it(settings: Settings, s
     running = work(server)
     server.process.kill()
     server.process.wait()
-    until(lambda: gone(running), what="the end of all processes")
+    until(lambda: ended(running), what="the end of all processes")
 
 
 def test_a_new_start_ends_what_a_killed_one_left(settings: Settings, servers: list[Any]) -> None:
@@ -100,11 +97,11 @@ def test_a_new_start_ends_what_a_killed_one_left(settings: Settings, servers: li
         process.suspend()
     first.process.kill()
     first.process.wait()
-    assert not gone(running)
+    assert not ended(running)
     second = start(settings)
     servers.append(second)
     assert "that an earlier run had left behind" in second.said()
-    assert gone(running)
+    assert ended(running)
     again = second.log_in("ada")  # whose server the hub's database still takes for a running one
     again.start_server()
     kernel = again.kernel()
@@ -120,7 +117,7 @@ def test_a_killed_portal_is_started_again(settings: Settings, servers: list[Any]
     family = [portal, *judge]
     portal.kill()
     until(lambda: "The portal ended (exit status -9) and is started again" in server.said(), what="the message")
-    until(lambda: gone(family), what="the end of the old portal's processes")
+    until(lambda: ended(family), what="the end of the old portal's processes")
 
     def answers() -> bool:
         return httpx.get(f"{server.url}/services/portal/").status_code < 500
@@ -167,7 +164,7 @@ def test_without_its_hub_the_server_ends_and_shows_the_log(settings: Settings, s
     assert server.process.wait(timeout=60) == 1
     assert "The hub ended by itself (exit status -9)" in server.said()
     assert "JupyterHub log:" in server.said()  # its last lines
-    assert gone(running)
+    assert ended(running)
 
 
 def test_a_second_server_on_the_same_state_folder_is_refused(settings: Settings, servers: list[Any]) -> None:
@@ -246,7 +243,7 @@ def test_limits_only_still_keep_user_ids_and_the_servers_files_apart(
     sleepers = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "4322"]]
     assert len(sleepers) == 1
     person.stop_server()
-    assert gone(sleepers)
+    assert ended(sleepers)
     # What a server that ends by itself leaves behind is ended too.
     person.start_server()
     kernel = person.kernel()
@@ -257,10 +254,10 @@ def test_limits_only_still_keep_user_ids_and_the_servers_files_apart(
     assert len(sleepers) == 1
     [singleuser] = [p for p in server.processes() if p.cmdline()[1:3] == ["-m", "jupyterhub.singleuser"]]
     singleuser.kill()
-    until(lambda: gone(sleepers) and not Path(runtime).exists(), what="the end of what the server left", seconds=90)
+    until(lambda: ended(sleepers) and not Path(runtime).exists(), what="the end of what the server left", seconds=90)
     running = server.processes()
     assert server.stop() == 0
-    assert gone(running)
+    assert ended(running)
 
 
 def test_unshare_hides_the_server_as_bubblewrap_does(settings: Settings, servers: list[Any], require: Require) -> None:
@@ -277,7 +274,7 @@ def test_unshare_hides_the_server_as_bubblewrap_does(settings: Settings, servers
     kernel.close()
     running = server.processes()
     assert server.stop() == 0
-    assert gone(running)
+    assert ended(running)
 
 
 def test_an_ordinary_user_needs_no_root(public_folder: Path, servers: list[Any], require: Require) -> None:
@@ -303,4 +300,4 @@ def test_an_ordinary_user_needs_no_root(public_folder: Path, servers: list[Any],
     kernel.close()
     running = server.processes()
     assert server.stop() == 0
-    assert gone(running)
+    assert ended(running)

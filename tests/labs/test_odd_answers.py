@@ -93,6 +93,10 @@ def run_checks(path: Path, student: Student, monkeypatch: pytest.MonkeyPatch, ru
     exec(compile(path.read_text(), str(path), "exec"), run.names)
 
 
+def test_every_lab_has_checks() -> None:
+    assert {path.parent.name for path in CHECKS} == {path.stem for path in ROOT.glob("labs/*.py")} != set()
+
+
 @pytest.mark.parametrize("path", CHECKS, ids=[path.parent.name for path in CHECKS])
 @pytest.mark.parametrize("kind", ODD)
 def test_no_odd_answer_is_our_fault(path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

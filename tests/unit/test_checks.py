@@ -21,7 +21,8 @@ from gradlab.course import Course
 from gradlab.errors import SubmissionRefused
 from gradlab.store import Store
 from tests.courses import write_course
-from tests.judges import ScriptedJudge, until
+from tests.judges import ScriptedJudge
+from tests.waiting import until
 
 MIB = 1 << 20
 Make = Callable[..., Checks]
@@ -73,6 +74,11 @@ def state(store: Store, submission: int) -> str:
     found = store.submission(submission)
     assert found is not None
     return found.state
+
+
+def causes(store: Store) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """What the instructor reads of our faults: learner, exercises and causes."""
+    return [(fault.learner, fault.exercises, fault.causes) for fault in store.faults(since=0)]
 
 
 def ended(checks: Checks, *numbers: int) -> None:
@@ -260,9 +266,10 @@ def test_after_three_faults_the_verdict_says_that_it_is_our_fault(
     assert "othing was scored; your instructor sees it" in message
     assert "the kernel died" not in message
     assert "the kernel died" in caplog.text
+    assert causes(store) == [("ada", ("double", "rank_of"), ("The judge failed: RuntimeError: the kernel died",))]
 
 
-def test_a_judge_that_blames_itself_three_times_is_believed_and_its_words_stay_in_the_log(
+def test_a_judge_that_blames_itself_three_times_is_believed_and_its_words_are_the_instructors(
     make: Make, store: Store, notebook: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     judge = ScriptedJudge([Outcome.OUR_FAULT] * 3)
@@ -275,7 +282,21 @@ def test_a_judge_that_blames_itself_three_times_is_believed_and_its_words_stay_i
     assert found is not None
     assert found.verdict is not None
     assert found.verdict["results"][0]["message"].startswith("This is our fault, not yours: the judge failed")
+    assert "hidden" not in json.dumps(found.verdict)
     assert "The judge blames itself for submission 1 (lab tensors): hidden: our fault" in caplog.text
+    assert causes(store) == [("ada", ("double", "rank_of"), ("hidden: our fault",))]
+    ended(checks, checks.accept("ada", "tensors", notebook))
+    assert causes(store) == []
+
+
+def test_a_cause_of_any_length_and_characters_can_be_stored(make: Make, store: Store, notebook: bytes) -> None:
+    long = RuntimeError("half \ud800, nothing \0, " + "x" * 5000)
+    checks = make(ScriptedJudge([long] * 3))
+    ended(checks, checks.accept("ada", "tensors", notebook, only="double"))
+    [(_, _, [cause])] = causes(store)
+    assert cause.startswith("The judge failed: RuntimeError: half ?, nothing \ufffd, xxx")
+    assert cause.endswith("x …")
+    assert len(cause) == 1002
 
 
 def test_the_next_check_of_the_learner_runs_after_a_fault(make: Make, store: Store, notebook: bytes) -> None:
@@ -339,6 +360,8 @@ def test_a_lab_that_is_gone_at_resume_is_our_fault_and_does_not_loop(make: Make,
     assert found is not None
     assert found.verdict is not None
     assert "the course has changed. There is no lab 'chess'" in found.verdict["results"][0]["message"]
+    gone_cause = "The course has changed. There is no lab 'chess' on this server. It has: tensors."
+    assert ("ada", ("chess",), (gone_cause,)) in causes(store)
     assert judge.calls == []
     assert store.unjudged() == []
 
@@ -358,6 +381,8 @@ def test_a_notebook_that_the_changed_lab_does_not_know_is_our_fault_at_once(
         "Nothing was scored; your instructor sees it. Your notebook is kept: run the check again later."
     ] * 2
     assert len(judge.calls) == 1
+    [(_, _, cause)] = causes(store)
+    assert cause == ("The lab has changed since. The notebook has no exercise of this lab in it.",)
 
 
 def test_a_submission_that_kills_every_start_is_given_up(make: Make, store: Store, notebook: bytes) -> None:
@@ -369,6 +394,7 @@ def test_a_submission_that_kills_every_start_is_given_up(make: Make, store: Stor
     checks.resume()
     ended(checks, number)
     assert outcomes(store, number) == ["our fault", "our fault"]
+    assert causes(store)[0][2] == ("The judge began 10 times and came to no verdict.",)
     assert judge.calls == []
 
 

@@ -22,7 +22,7 @@ from gradlab.settings import PREFIX
 from gradlab.terminal import doctor_view, gpu_view, labs_view, line_view, plain, verdict_view
 from gradlab.verification import mistaken_notebook, solved_notebook
 from tests.courses import CourseFolder, write_course
-from tests.judges import until
+from tests.waiting import ended, until
 
 VERBS = (["up"], ["check"], ["labs", "verify"], ["gpu"], ["doctor"])
 
@@ -65,6 +65,7 @@ def run_here(
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(sys, "argv", ["gradlab", *words])
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # else `python -m pytest` is in the name
     with pytest.raises(SystemExit) as end:
         main()
     out, err = capsys.readouterr()
@@ -282,7 +283,7 @@ def test_the_portal_answers_and_sigterm_ends_it_with_all_its_processes(
         child.send_signal(signal.SIGTERM)
         assert child.wait(60) == 0, log.read_text()
         assert time.monotonic() - started < 30
-        until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), seconds=20)
+        until(lambda: ended(children), seconds=20)
         assert "Traceback" not in log.read_text()
     finally:
         child.kill()

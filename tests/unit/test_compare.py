@@ -1,8 +1,10 @@
 """Comparison: equal only if type, shape, dtype and values are; otherwise a sentence that says what differs."""
 
 import copy
+import json
 import math
 import re
+import struct
 import time
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checker.compare import EXACT, MAX_LENGTH, Tolerance, describe, difference
-from labkit.wire import Handle
+from labkit.wire import Handle, unpack
 
 CLOSE = Tolerance()
 
@@ -205,6 +207,41 @@ def test_the_part_in_the_gradient_matters_only_where_it_is_asked_for():
     assert "no longer requires grad: .detach(), .data, .item()" in (difference(free, bound, requires_grad=True) or "")
     assert "requires grad and should not" in (difference([bound], [free], requires_grad=True) or "")
     assert difference(bound, bound, requires_grad=True) is None
+
+
+def from_device(word):
+    header = json.dumps([["tensor", "float32", [2], None, False, *([word] if word else [])], [8]]).encode()
+    return unpack(header, struct.pack("<2f", 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("word", "device", "says"),
+    [
+        (
+            "",
+            "cuda",
+            "is on cpu; it should be on cuda. torch makes tensors on the CPU unless it is told otherwise: dev",
+        ),
+        ("", torch.device("cuda", 1), "is on cpu; it should be on cuda:1"),
+        ("cuda:0", "cuda:1", "is on cuda:0; it should be on cuda:1"),
+        (
+            "cuda:0",
+            "cpu",
+            "is on cuda:0; it should be on cpu. Did .cpu() or .to() come too late, or on another tensor?",
+        ),
+    ],
+)
+def test_the_device_matters_only_where_it_is_asked_for(word, device, says):
+    got, want = from_device(word), torch.tensor([1.0, 2.0])
+    assert difference(got, want) is None
+    assert difference(got, want, device=device).startswith(f"a tensor with the right values that {says}")
+    assert difference({"a": [got]}, {"a": [want]}, device=device).startswith("a dict in which 'a' is a list whose item")
+    assert difference(got, want + 1, device=device) == difference(got, want + 1)
+
+
+@pytest.mark.parametrize(("word", "device"), [("", "cpu"), ("cuda:1", "cuda"), ("cuda:1", "cuda:1"), ("mps:0", "mps")])
+def test_a_device_without_a_number_is_any_of_its_kind(word, device):
+    assert difference(from_device(word), torch.tensor([1.0, 2.0]), device=device) is None
 
 
 def test_the_cause_is_left_out_on_request():

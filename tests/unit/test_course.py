@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from checker import engine
 from gradlab.course import Course
 from gradlab.errors import CourseError
 from gradlab.settings import ROOT
@@ -190,6 +191,14 @@ WRONG: dict[str, tuple[Change, str]] = {
         replaced("exercises.toml", "points = 3", "points = -3"),
         r"exercise 'double' has points = -3: Input should be greater than or equal to 1\.",
     ),
+    "longer than its cell in the judge may take": (
+        replaced("exercises.toml", "points = 3", "points = 3\nseconds = 300"),
+        r"exercise 'double' has seconds = 300: Input should be less than or equal to 240\.",
+    ),
+    "no time at all": (
+        replaced("exercises.toml", "points = 3", "points = 3\nseconds = 0"),
+        r"exercise 'double' has seconds = 0: Input should be greater than 0\.",
+    ),
     "no tables": (
         lambda c: (c.hidden / "exercises.toml").write_text('exercise = "rank_of"'),
         r"exercises\.toml: 'exercise' must be a list of tables, each beginning with \[\[exercise\]\]\.",
@@ -218,6 +227,12 @@ def test_what_is_wrong_is_named(folder: CourseFolder, change: Change, says: str)
     change(folder)
     with pytest.raises(CourseError, match=says):
         folder.load()
+
+
+def test_the_most_seconds_of_an_exercise_are_allowed_and_end_well_before_its_cell_does(folder: CourseFolder) -> None:
+    replaced("exercises.toml", "points = 3", "points = 3\nseconds = 240")(folder)
+    (_, double) = folder.load().labs[0].exercises
+    assert double.seconds == 240 <= engine._CELL_SECONDS - 60
 
 
 def test_an_exercise_with_two_stub_cells_is_refused(folder: CourseFolder) -> None:

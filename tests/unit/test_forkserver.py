@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -12,18 +13,20 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from gradlab.settings import ROOT
 from labkit.forkserver import Forked, fork, gather_pages, wait_until_listening, why_unfit
-from tests.judges import until
+from tests.waiting import ended, until
 
 SEQPACKET = socket.SOCK_SEQPACKET
-ROOT = Path(__file__).resolve().parents[2]
 LIGHT = "import sys; from labkit import forkserver, nursery; forkserver.ForkServer(sys.argv[1], nursery.run).serve()"
 
 
@@ -73,16 +76,6 @@ def told(path: str, function: str) -> Any:
         text = pipe.readline() if function == "sleeps" else pipe.read()
         forked.close() if function == "sleeps" else forked.wait(10)
     return json.loads(text)
-
-
-def gone(*pids: int) -> Callable[[], bool]:
-    def ended(pid: int) -> bool:
-        try:
-            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
-
-    return lambda: all(ended(pid) for pid in pids)
 
 
 def sleepers(path: str) -> tuple[Forked, list[int]]:
@@ -142,7 +135,7 @@ def test_children_draw_different_random_numbers(nursery: str) -> None:
 def test_a_child_and_what_it_started_end_when_its_owner_lets_go(light: str) -> None:
     forked, pids = sleepers(light)
     forked.close()
-    until(gone(*pids))
+    until(lambda: ended(pids))
     assert forked.returncode == -9
 
 
@@ -157,7 +150,7 @@ def test_a_child_ends_when_its_owner_is_killed(light: str) -> None:
         pids = [int(word) for word in owner.stdout.readline().split()]
         assert len(pids) == 2
         owner.kill()
-    until(gone(*pids))
+    until(lambda: ended(pids))
 
 
 def test_the_children_end_with_the_server_however_it_ends() -> None:
@@ -165,9 +158,23 @@ def test_the_children_end_with_the_server_however_it_ends() -> None:
         with server("-c", LIGHT) as (path, process):
             forked, pids = sleepers(path)
             end(process)
-            until(gone(pids[0]))
+            until(partial(ended, pids[:1]))
             process.wait(10)
             assert forked.wait(10) == -9
+
+
+def test_an_end_and_a_farewell_at_the_same_moment_hurt_nobody_else() -> None:
+    with server("-c", LIGHT) as (path, process):
+        bystander, _ = sleepers(path)
+        forked, pids = sleepers(path)
+        process.send_signal(signal.SIGSTOP)
+        os.kill(forked.pid, signal.SIGKILL)
+        forked.close()
+        process.send_signal(signal.SIGCONT)
+        until(lambda: ended(pids))
+        assert child(path, "status", status=3).wait(10) == 3
+        assert bystander.poll() is None
+        bystander.close()
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
@@ -184,6 +191,62 @@ def test_no_server_and_one_that_does_not_answer_are_errors_of_the_system(tmp_pat
         deaf.listen()
         with pytest.raises(TimeoutError):
             fork(f"{folder}/s", {}, timeout=0.1)
+
+
+def test_a_server_that_ends_before_it_has_answered_is_an_error_of_the_system() -> None:
+    def end() -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(1000)
+
+    with (
+        tempfile.TemporaryDirectory(prefix="f", dir="/tmp") as folder,
+        socket.socket(socket.AF_UNIX, SEQPACKET) as listener,
+    ):
+        listener.bind(f"{folder}/s")
+        listener.listen()
+        thread = threading.Thread(target=end)
+        thread.start()
+        with pytest.raises(ConnectionError, match=r"^the fork server has ended$"):
+            fork(f"{folder}/s", {}, timeout=30)
+        thread.join(30)
+
+
+def test_a_fork_that_fails_is_the_failure_of_its_request_alone() -> None:
+    failing = "import os; fork, server, left = os.fork, os.getpid(), [2]\n"
+    failing += "def sometimes():\n    left[0] -= os.getpid() == server\n"
+    failing += "    if left[0] == 0: raise BlockingIOError(11, 'no more')\n    return fork()\nos.fork = sometimes\n"
+    with server("-c", failing + LIGHT) as (path, _):
+        bystander, _ = sleepers(path)
+        with pytest.raises(OSError, match=r"the fork server could not fork: .Errno 11. no more"):
+            child(path, "status", status=0)
+        assert child(path, "status", status=3).wait(10) == 3
+        assert bystander.poll() is None
+        bystander.close()
+
+
+def test_descriptors_that_got_lost_are_not_done_without(light: str) -> None:
+    """The kernel leaves out what a server has no room for."""
+    with socket.socket(socket.AF_UNIX, SEQPACKET) as connection:
+        connection.settimeout(30)
+        connection.connect(light)
+        request = {"run": "tests.forked:status", "status": 0, "descriptors": 2}
+        socket.send_fds(connection, [json.dumps(request).encode()], [0])
+        assert json.loads(connection.recv(1000)) == {"error": "2 descriptors were sent, 1 arrived"}
+        assert connection.recv(1000) == b""
+    assert child(light, "status", status=3).wait(10) == 3
+
+
+@pytest.mark.parametrize("message", [b"no JSON", b"[]", b"{}", b'{"descriptors": "0"}'])
+def test_what_is_no_request_harms_nobody(message: bytes, light: str) -> None:
+    bystander, _ = sleepers(light)
+    with socket.socket(socket.AF_UNIX, SEQPACKET) as connection:
+        connection.settimeout(30)
+        connection.connect(light)
+        connection.send(message)
+        assert "error" in json.loads(connection.recv(1000))
+    assert child(light, "status", status=3).wait(10) == 3
+    assert bystander.poll() is None
+    bystander.close()
 
 
 def test_a_server_that_ends_while_it_starts_is_told_apart_from_one_that_takes_too_long(tmp_path: Path) -> None:
@@ -237,3 +300,31 @@ def test_huge_pages_hold_what_was_there_before() -> None:
     kept = bytes(before)
     gather_pages()
     assert before == kept
+
+
+class Madvise:
+    """What the C library's function was asked for."""
+
+    argtypes: tuple[type, ...] = ()
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, int]] = []
+
+    def __call__(self, start: int, length: int, advice: int) -> int:
+        self.asked.append((start, length, advice))
+        return 0
+
+
+def test_all_memory_of_the_process_is_to_be_in_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, madvise = bytearray(8 << 20), Madvise()
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(madvise=madvise))
+    gather_pages()
+    assert madvise.argtypes == (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    huge = {page for first, length, _ in madvise.asked for page in range(first, first + length, 2 << 20)}
+    assert {page % (2 << 20) for page in huge} == {0}
+    assert {length % (2 << 20) for _, length, _ in madvise.asked} == {0}
+    assert {advice for _, _, advice in madvise.asked} == {25}  # MADV_COLLAPSE
+    whole = [page for page in range(start, start + len(memory)) if page % (2 << 20) == 0][:-1]
+    assert len(whole) >= 3
+    assert set(whole) <= huge

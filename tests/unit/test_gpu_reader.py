@@ -12,9 +12,10 @@ import pytest
 from gradlab.gpu.nvml import Nvml, read
 from gradlab.gpu.reader import Reader
 from tests.nvml import GIB, Card, Library, loaded
-from tests.portals import until
+from tests.waiting import until
 
 KEYS = {"index", "uuid", "name", "memory_used", "memory_total", "utilisation", "temperature", "power", "error"}
+REMEDY = "If it stays so, run `nvidia-smi`: when that hangs too, only a restart of the machine helps."
 
 
 def test_two_healthy_gpus_are_reported_in_bytes_percent_degrees_and_watts() -> None:
@@ -43,7 +44,11 @@ def test_two_healthy_gpus_are_reported_in_bytes_percent_degrees_and_watts() -> N
         (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "was updated while the old one is still loaded"),
         (pynvml.NVML_ERROR_NO_PERMISSION, "This user may not talk to the NVIDIA driver. Give it read and write access"),
         (pynvml.NVML_ERROR_UNKNOWN, "answered 'Unknown Error' (NVML error 999). Run `nvidia-smi`"),
-        (4711, "answered 'NVML Error with code 4711' (NVML error 4711)"),
+        (
+            4711,
+            "answered 'NVML Error with code 4711' (NVML error 4711). "
+            "Run `nvidia-smi`, and look for lines with NVRM in `dmesg`.",
+        ),
     ],
 )
 def test_a_driver_that_does_not_start_is_a_sentence_with_a_remedy(code: int, says: str) -> None:
@@ -81,6 +86,25 @@ def test_a_lost_gpu_does_not_hide_the_other(symbol: str) -> None:
     assert lost["error"].startswith("This GPU has fallen off the bus. Restart the machine")
     assert (lost["utilisation"], lost["power"]) == (None, None)
     assert (well["error"], well["utilisation"], well["memory_used"]) == (None, 42, 3 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (
+            pynvml.NVML_ERROR_RESET_REQUIRED,
+            "This GPU needs a reset: end its processes and run `nvidia-smi --gpu-reset`.",
+        ),
+        (
+            pynvml.NVML_ERROR_NO_PERMISSION,
+            "This user may not read this GPU. Give it access to the GPU's /dev/nvidia* file.",
+        ),
+    ],
+)
+def test_a_gpu_that_cannot_be_read_says_what_to_do(code: int, says: str) -> None:
+    with loaded(Library(Card(fails={"nvmlDeviceGetHandleByIndex_v2": code}))):
+        (device,) = read()["devices"]
+    assert device["error"] == says
 
 
 def test_mig_mode_reports_no_utilisation_and_the_rest() -> None:
@@ -181,8 +205,7 @@ def test_a_hanging_driver_gives_the_last_reading_and_says_so() -> None:
     stale = reader()
     assert (stale["available"], stale["devices"]) == (True, [{"index": 0, "power": 1}])
     since = time.strftime("%H:%M:%S", time.localtime(1_000_000.0))
-    assert f"The NVIDIA driver does not answer; these figures are from {since}." in stale["message"]
-    assert "run `nvidia-smi`" in stale["message"]
+    assert stale["message"] == f"The NVIDIA driver does not answer; these figures are from {since}. {REMEDY}"
     for _ in range(5):
         reader()
     assert source.calls == 2  # one good, one that hangs; never a heap of hanging threads
@@ -207,7 +230,7 @@ def test_a_driver_that_never_answered_is_not_available() -> None:
     for _ in range(3):
         reading = reader()
         assert not reading["available"]
-        assert "has not answered for 0.05 s" in reading["message"]
+        assert reading["message"] == f"The NVIDIA driver has not answered for 0.05 s. {REMEDY}"
     assert source.calls == 1
     source.gate.set()
     until(lambda: reader()["available"])

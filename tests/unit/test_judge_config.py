@@ -47,6 +47,23 @@ def test_a_gpu_that_no_check_could_use_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_method_that_does_not_work_here_is_refused_with_the_setting_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("checker.sandbox.confinement._failure", lambda method: "no such program")
+    detect.cache_clear()
+    try:
+        for setting, variable in (("sandbox", "GRADLAB_SANDBOX"), ("check_sandbox", "GRADLAB_CHECK_SANDBOX")):
+            with pytest.raises(SettingsError) as refused:
+                configured(tmp_path, **{setting: "unshare"})
+            assert str(refused.value) == (
+                "The sandbox method 'unshare' does not work on this machine: no such program. Install bubblewrap, "
+                f"allow unprivileged user namespaces, or set {variable}=auto."
+            )
+    finally:
+        detect.cache_clear()
+
+
 def test_the_pool_is_as_large_as_the_machine_is_good_for(monkeypatch: pytest.MonkeyPatch) -> None:
     class Memory:
         available = 2 << 30

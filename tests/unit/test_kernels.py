@@ -15,7 +15,7 @@ from checker.sandbox.config import SandboxConfig
 from checker.sandbox.confinement import detect
 from checker.workplace import Workplace
 from tests.attacks.conftest import RIGHT, attacked_lab, attacks_notebook
-from tests.judges import until
+from tests.waiting import ended, until
 
 
 @pytest.fixture
@@ -41,10 +41,6 @@ def family() -> set[int]:
     return {process.pid for process in psutil.Process().children(recursive=True)}
 
 
-def gone(pids: set[int]) -> bool:
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
-
-
 def test_a_kernel_is_used_once_and_leaves_nothing(pool: KernelPool, workplace: Workplace) -> None:
     others = family()
     pool._nursery.ensure()
@@ -57,13 +53,13 @@ def test_a_kernel_is_used_once_and_leaves_nothing(pool: KernelPool, workplace: W
     assert len(its_own) >= 2  # the kernel and its sandbox
 
     pool.retire(first)
-    until(lambda: gone(its_own))
+    until(lambda: ended(its_own))
     second = pool.take()
     assert second.provisioner.pid not in its_own
     assert second.is_alive()
 
     pool.close()
-    assert gone(family() - others)
+    assert ended(family() - others)
     assert kernels(workplace) == []
 
 

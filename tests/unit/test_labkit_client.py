@@ -111,6 +111,21 @@ def test_a_connection_that_breaks_off_is_tried_again() -> None:
     assert answers == [3]
 
 
+def test_an_answer_that_always_breaks_off_is_named_as_that() -> None:
+    def answer(server: socket.socket) -> None:
+        with server.accept()[0] as connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 202 Accepted\r\nContent-Length: 900\r\n\r\n{")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, args=(server,))
+        thread.start()
+        caller = Portal(f"http://127.0.0.1:{server.getsockname()[1]}/services/portal", TOKEN, patience=0)
+        with pytest.raises(LabError, match=r"for 0 s \(its answer broke off: IncompleteRead\)\. Your notebook is kept"):
+            caller.submit("tensors", b"{}", None)
+        thread.join(30)
+
+
 def test_after_its_patience_it_says_that_nothing_is_lost(portal: FakePortal) -> None:
     portal.outages = 10**6
     with pytest.raises(

@@ -47,9 +47,20 @@ def test_without_a_driver_it_says_what_that_means(capsys: pytest.CaptureFixture[
     )
 
 
+def test_without_nvmls_binding_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # its import fails
+    assert labkit.gpu().sentence == (
+        "NVML cannot be asked: the package nvidia-ml-py is not installed. "
+        "Everything here runs on the CPU, and exercises that need a GPU are skipped."
+    )
+
+
 def test_a_driver_without_a_gpu_is_another_case() -> None:
     with loaded(Library()):
-        assert "is there, but this server was given no GPU" in labkit.gpu().sentence
+        assert labkit.gpu().sentence == (
+            "The GPU driver 610.43 is there, but this server was given no GPU. "
+            "Everything here runs on the CPU, and exercises that need a GPU are skipped."
+        )
 
 
 def test_a_driver_that_does_not_answer_is_no_missing_gpu() -> None:
@@ -73,6 +84,15 @@ def test_a_torch_that_cannot_use_the_gpu_is_named(monkeypatch: pytest.MonkeyPatc
         assert labkit.gpu().sentence.endswith("But torch 2.13.0+cpu is a CPU build and cannot use it.")
     with loaded(None):
         assert "torch" not in labkit.gpu().sentence
+
+
+def test_a_torch_that_can_use_the_gpu_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    built_for_cuda = SimpleNamespace(__version__="2.13.0+cu130", version=SimpleNamespace(cuda="13.0"))
+    monkeypatch.setitem(sys.modules, "torch", built_for_cuda)
+    with loaded(Library(Card())):
+        assert labkit.gpu().sentence == (
+            "Driver 610.43. Memory used is the device's, whoever uses it. torch 2.13.0+cu130 is built for CUDA 13.0."
+        )
 
 
 def test_in_a_cell_it_is_shown_once(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,12 +20,12 @@ import pytest
 from jupyter_client import BlockingKernelClient, KernelManager
 from jupyter_core.utils import ensure_event_loop
 
+from gradlab.settings import ROOT
 from labkit.errors import LabError
 from labkit.notebook import Notebook, Ran
 from tests.browser.notebooks import STUB, lab_notebook, sources, write
 from tests.fake_portal import TOKEN, FakePortal, fake_portal, result, verdict
 
-ROOT = Path(__file__).resolve().parents[2]
 RIGHT = "def rank_of(x):\n    return x.dim()"
 WRONG = "def rank_of(x):\n    return 6"
 CHECK = 'lab.check("rank_of")'
@@ -335,25 +335,55 @@ def test_a_check_that_a_newer_one_replaced_says_so(portal: FakePortal, screen: S
     )
 
 
-def test_an_interrupt_stops_the_waiting_not_the_check(portal: FakePortal, screen: Screen) -> None:
+def interrupted(portal: FakePortal, screen: Screen, answer: Callable[[threading.Event, Any], tuple[int, str]]) -> str:
+    """The error of a check that is interrupted once ``answer``, which stands in for the portal's, sets its event."""
     screen.saves = saves(screen, with_answer(RIGHT))
-    portal.state = "accepted"
     asked = threading.Event()
-    answer = portal.answer
-
-    def answer_and_note(request: Any) -> tuple[int, str]:
-        if "/submissions/" in request.path:
-            asked.set()
-        return answer(request)
-
-    portal.answer = answer_and_note  # type: ignore[method-assign]
     stopper = threading.Thread(target=lambda: asked.wait(30) and os.kill(screen.process, signal.SIGINT))
     stopper.start()
-    shown, error = screen.run(CHECK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portal, "answer", lambda request: answer(asked, request))
+        shown, error = screen.run(CHECK)
     stopper.join()
-    portal.answer = answer  # type: ignore[method-assign]
     assert shown == "Checking `rank_of`: you stopped waiting."
-    assert error == f"Stopped waiting. Check 1 goes on, and its verdict will be in the portal: {portal.url}/attempts"
+    return error
+
+
+def test_an_interrupt_stops_the_waiting_not_the_check(portal: FakePortal, screen: Screen) -> None:
+    portal.state = "accepted"
+    real = portal.answer
+
+    def answer(asked: threading.Event, request: Any) -> tuple[int, str]:
+        if "/submissions/" in request.path:
+            asked.set()
+        return real(request)
+
+    assert interrupted(portal, screen, answer) == (
+        f"Stopped waiting. Check 1 goes on, and its verdict will be in the portal: {portal.url}/attempts"
+    )
+
+
+def test_an_interrupt_before_the_portal_has_the_check_says_that_nothing_is_certain(
+    portal: FakePortal, screen: Screen
+) -> None:
+    stopped = threading.Event()
+
+    def answer(asked: threading.Event, _request: Any) -> tuple[int, str]:
+        asked.set()
+        stopped.wait(30)
+        return 503, ""
+
+    error = interrupted(portal, screen, answer)
+    stopped.set()
+    assert error == "Stopped before the portal confirmed the check. Run the cell again to check."
+
+
+def test_an_exercise_is_named_by_a_string_or_what_it_defines(portal: FakePortal, screen: Screen) -> None:
+    for call in ("lab.check(3)", "lab.hint(3)"):
+        assert screen.run(call)[1] == (
+            'An exercise is named by a string, as in lab.check("exercise"), not by a value of type int.'
+        )
+    assert portal.requests == []
 
 
 def test_hints_come_one_after_another(portal: FakePortal, screen: Screen) -> None:

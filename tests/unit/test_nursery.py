@@ -22,7 +22,7 @@ from checker.sandbox.confinement import detect
 from checker.workplace import Workplace
 from labkit.forkserver import Forked
 from tests.attacks.conftest import RIGHT, attacked_lab, attacks_notebook
-from tests.judges import until
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_kernels_and_sandboxes_are_forked_where_it_works(workplace: Workplace) -
         pool.close()
 
 
-def test_a_kernel_ends_with_its_fork_server(workplace: Workplace) -> None:
+def test_a_kernel_ends_with_its_fork_server(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = KernelPool(SandboxConfig(method=detect()), 1, workplace)
     pool.warm()
     try:
@@ -159,7 +159,11 @@ def test_a_kernel_ends_with_its_fork_server(workplace: Workplace) -> None:
         assert process is not None
         os.kill(process.pid, 9)
         until(lambda: not kernel.is_alive())
+        signalled: list[int] = []
+        monkeypatch.setattr(os, "killpg", lambda group, _: signalled.append(group))
         pool.discard(kernel)
+        assert signalled == []  # its number may be another's by now
+        monkeypatch.undo()
         assert pool.take().is_alive()  # cold, or from a nursery that was started again
     finally:
         pool.close()

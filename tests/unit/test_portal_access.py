@@ -18,7 +18,8 @@ from gradlab.portal.headers import HEADERS
 from gradlab.portal.hubauth import HubClient
 from gradlab.portal.sessions import LOGIN_SECONDS, SESSION_SECONDS, PendingLogin, Sessions
 from tests.courses import write_course
-from tests.portals import NAVIGATION, PREFIX, HubStandIn, Running, running_portal, until, verdict
+from tests.portals import NAVIGATION, PREFIX, HubStandIn, Running, running_portal, verdict
+from tests.waiting import until
 
 # Who may use each route. A route that is missing here fails `test_every_route_has_an_audience`.
 ANYONE, VISITORS, INSTRUCTORS = "anyone", "visitors", "instructors"
@@ -36,6 +37,7 @@ API = {
     ("POST", "api/labs/{slug}/exercises/{name}/hints"): VISITORS,
     ("GET", "api/submissions/{number}"): VISITORS,
     ("GET", "api/class"): INSTRUCTORS,
+    ("GET", "api/faults"): INSTRUCTORS,
     ("GET", "api/learners/{name:path}/attempts"): INSTRUCTORS,
     ("GET", "api/gpu"): INSTRUCTORS,
     ("GET", "events"): INSTRUCTORS,

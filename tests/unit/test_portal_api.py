@@ -14,7 +14,8 @@ import pytest
 
 from checker.results import Outcome
 from tests.courses import write_course
-from tests.portals import PREFIX, Running, running_portal, until
+from tests.portals import PREFIX, Running, running_portal
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +311,7 @@ def test_the_openapi_document_describes_every_answer_and_refusal(portal: Running
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     }
-    assert len(operations) == 10
+    assert len(operations) == 11
     for (method, path), operation in operations.items():
         assert path.startswith(PREFIX)
         assert operation["summary"]

@@ -19,7 +19,8 @@ from gradlab.gpu.reader import Reader
 from gradlab.portal import api
 from gradlab.portal.live import Live, Overrun
 from tests.courses import write_course
-from tests.portals import Running, running_portal, until
+from tests.portals import Running, running_portal
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,11 @@ from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
+from gradlab.settings import ROOT
 from labkit import serverextension
-from labkit.forkserver import Forked
+from labkit.forkserver import Forked, fork
 from labkit.provisioner import SOCKET
-from tests.judges import until
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +35,8 @@ def nursery() -> Iterator[str]:
         serverextension._load_jupyter_server_extension(server)
         path = os.environ[SOCKET]
         until(lambda: os.path.exists(path))
+        # On a busy machine it takes longer to load than a kernel would wait for it.
+        fork(path, {"run": "tests.forked:status", "status": 0}, timeout=120).wait(10)
         yield path
     server.kernel_nursery.communicate()  # its input ends, and so does it
     assert server.kernel_nursery.returncode == 0
@@ -84,6 +85,8 @@ def test_a_kernel_is_forked_with_torch_and_the_lab_in_it(nursery: str, lab: Lab,
     assert lab.run("import sys; value = 'torch' in sys.modules") == "True"
     assert lab.run("import os; value = os.getcwd(), os.environ['MINE'], __name__") == f"('{folder}', 'yes', '__main__')"
     assert lab.run("value = lab.check.__module__") == "'labkit'"
+    # Not the process it was forked from, but the one that it belongs to.
+    assert lab.run("value = os.environ['JPY_PARENT_PID']") == f"'{os.getpid()}'"
     threads = len(os.sched_getaffinity(0))
     assert lab.run("import torch; value = torch.get_num_threads()") == str(threads)
 
@@ -110,6 +113,32 @@ def test_it_is_interrupted_restarted_and_ended_like_any_other(nursery: str, lab:
     assert lab.manager.is_alive()
     lab.manager.shutdown_kernel(now=True)
     assert not lab.manager.is_alive()
+
+
+def test_no_signal_goes_to_the_number_of_one_that_has_ended(
+    nursery: str, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been waited for by then: the number may be any other process group's."""
+    os.kill(lab.manager.provisioner.pid, 9)
+    until(lambda: not lab.manager.is_alive())
+    signalled: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, _: signalled.append(group))
+    lab.manager.signal_kernel(15)
+    lab.manager.shutdown_kernel(now=True)
+    monkeypatch.undo()
+    assert signalled == []
+
+
+@pytest.mark.parametrize("threads", ["4,2", "0", "many"])
+def test_a_number_of_threads_that_is_none_is_passed_over(threads: str, nursery: str, folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", threads)
+        lab = Lab(folder)
+    try:
+        assert lab.run("import torch; value = torch.get_num_threads()") == str(len(os.sched_getaffinity(0)))
+    finally:
+        lab.client.stop_channels()
+        lab.manager.shutdown_kernel(now=True)
 
 
 def test_two_kernels_draw_different_numbers(nursery: str, lab: Lab, folder: Path) -> None:

@@ -15,12 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from checker.sandbox.confinement import describe
+from checker.sandbox.confinement import Method, describe
 from gradlab import server
 from gradlab.credentials import Credentials
 from gradlab.errors import ServerError, SettingsError
 from gradlab.hub.environment import MARKER, PART, Ports
-from gradlab.hub.processes import end_all, listening_uid, living, marked, owned_by, tree
+from gradlab.hub.processes import end_all, listening_uid, living, marked, owned_by, port_fault, tree
 from gradlab.settings import Settings
 from tests.conftest import Require
 
@@ -62,6 +62,14 @@ def test_a_port_in_use_is_named_with_its_holder_and_the_remedy(settings: Setting
     assert f"Port {settings.port} of 127.0.0.1 cannot be used: Address already in use" in said
     assert f"by process {os.getpid()}" in said
     assert f"PORT={settings.port + 1} make up" in said
+
+
+def test_a_port_whose_holder_is_not_found_comes_with_the_way_to_find_it() -> None:
+    with socket.socket() as held:  # bound, and not listening
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        assert port_fault("127.0.0.1", port) == (f"Address already in use (`ss -ltnp 'sport = :{port}'` shows by whom)")
+    assert port_fault("127.0.0.1", port) == ""
 
 
 def test_an_address_of_another_machine_is_named(settings: Settings) -> None:
@@ -119,6 +127,22 @@ def test_what_an_earlier_run_left_and_cannot_be_ended_is_named(
         server.serve(settings)
 
 
+def test_what_cannot_be_ended_when_it_stops_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = object.__new__(server._Supervisor)  # without its signal handlers, which are the whole process's
+    supervisor._settings, supervisor._signals = settings, 0
+    for name in ("hub", "portal"):
+        child = server._Child(name, ["sleep", "600"], dict(os.environ), settings.state_dir / "logs")
+        setattr(supervisor, f"_{name}", child)
+    monkeypatch.setattr(server, "end_all", lambda find, seconds: [psutil.Process()])
+    with pytest.raises(ServerError) as caught:
+        supervisor._stop()
+    assert str(caught.value) == (
+        f"These processes could not be ended: {os.getpid()} ({psutil.Process().name()}). "
+        "End them with `kill -9`, as root if need be."
+    )
+    assert (supervisor._hub.process.returncode, supervisor._portal.process.returncode) == (-15, -15)
+
+
 def test_half_written_credentials_stop_the_start_and_stay(settings: Settings) -> None:
     settings.state_dir.mkdir()
     settings.credentials_file.write_text('{"learner_pass')
@@ -142,6 +166,33 @@ def test_the_welcome_says_where_to_go_and_what_the_login_is_worth(settings: Sett
     assert credentials.instructor_password in text
     assert "limits only" in text
     assert "can log in under any learner's name" in text
+
+
+def test_checks_that_are_confined_worse_than_learners_servers_are_a_warning_of_their_own(settings: Settings) -> None:
+    plain = settings.model_copy(update={"check_sandbox": "plain"})
+    assert server._warnings(plain, "bubblewrap") == [
+        f"checks are confined without bubblewrap (GRADLAB_CHECK_SANDBOX=plain): {describe('plain')}."
+    ]
+    everywhere = f"learners' code is confined without bubblewrap: {describe('plain')}."
+    assert server._warnings(plain, "plain") == [everywhere]
+    assert server._warnings(settings.model_copy(update={"sandbox": "plain"}), "plain") == [everywhere]
+    assert server._warnings(settings.model_copy(update={"check_sandbox": "docker"}), "bubblewrap") == []
+    assert server._warnings(settings.model_copy(update={"check_sandbox": "docker"}), "plain") == [everywhere]
+
+
+def test_a_sandbox_of_checks_that_does_not_work_stops_the_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(preference: str) -> Method:
+        if preference == "unshare":
+            raise RuntimeError("It does not work: set GRADLAB_SANDBOX=auto.")
+        return "plain"
+
+    monkeypatch.setattr(server, "detect", broken)
+    monkeypatch.setattr(server, "_check_python", lambda settings, method: None)
+    with pytest.raises(ServerError, match=r"^It does not work: set GRADLAB_CHECK_SANDBOX=auto\.$"):
+        server.serve(settings.model_copy(update={"check_sandbox": "unshare"}))
+    assert not settings.credentials_file.exists()
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

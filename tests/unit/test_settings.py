@@ -46,6 +46,51 @@ def test_a_wrong_setting_names_itself_its_value_and_the_remedy(name: str, value:
     assert says in str(caught.value)
 
 
+GPUS = (
+    "GPU-9c7a2f3e-0000-4000-8000-000000000001",
+    "MIG-C6D4F1EF-42E4-5DE3-91C7-45D71C87EB3F",
+    "MIG-GPU-9c7a2f3e-0000-4000-8000-000000000001/1/0",
+)
+
+
+def test_gpus_are_named_by_uuid() -> None:
+    assert Settings.from_env({"GRADLAB_CHECK_GPUS": f" {', '.join(GPUS)},"}, env_file=None).check_gpus == ",".join(GPUS)
+    assert Settings.from_env({"GRADLAB_CHECK_GPUS": " , "}, env_file=None) == Settings()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["all", "0", "GPU-", "GPU-xyz", "GPU-1--2", "MIG-1g.10gb", "MIG-GPU-1a", f"{GPUS[0]}/1/0"]
+)
+def test_what_is_no_uuid_of_a_gpu_is_refused(wrong: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({"GRADLAB_CHECK_GPUS": f"{GPUS[0]}, {wrong}"}, env_file=None)
+    assert str(caught.value) == (
+        f"GRADLAB_CHECK_GPUS='{GPUS[0]}, {wrong}' is not usable: '{wrong}' is no UUID of a GPU (GPU-…) or MIG instance "
+        "(MIG-…); `nvidia-smi -L` prints them, on the machine where Docker is. Change it in the environment or in .env."
+    )
+
+
+def test_checks_that_have_gpus_run_one_at_a_time() -> None:
+    def workers(**environ: str) -> int:
+        return Settings.from_env({f"GRADLAB_{name}": value for name, value in environ.items()}, None).check_workers
+
+    assert (workers(), workers(CHECK_WORKERS="3"), workers(CHECK_GPUS=",")) == (2, 3, 2)
+    assert workers(CHECK_GPUS=GPUS[0]) == workers(CHECK_GPUS=GPUS[0], CHECK_WORKERS="") == 1
+    assert workers(CHECK_GPUS=GPUS[0], CHECK_WORKERS="1") == 1
+    with pytest.raises(SettingsError) as caught:
+        workers(CHECK_GPUS=GPUS[0], CHECK_WORKERS="2")
+    assert str(caught.value) == (
+        "GRADLAB_CHECK_WORKERS='2' is not usable: with GRADLAB_CHECK_GPUS it must be 1 (or left empty), because every "
+        "check gets all of those GPUs and two learners' checks would share them. "
+        "Change it in the environment or in .env."
+    )
+
+
+def test_checks_are_confined_as_learners_are_or_otherwise() -> None:
+    assert Settings(sandbox="unshare").confined_checks == "unshare"
+    assert Settings(sandbox="unshare", check_sandbox="docker").confined_checks == "docker"
+
+
 @pytest.mark.parametrize("line", ["GRADLAB_PORT", "GRADLAB_HOST='127.0.0.1", "=3"])
 def test_a_half_written_file_names_the_line(tmp_path: Path, line: str) -> None:
     file = tmp_path / ".env"

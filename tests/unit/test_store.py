@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 
 from gradlab.errors import StoreError
-from gradlab.store import Cell, Store
+from gradlab.settings import ROOT
+from gradlab.store import Cell, Fault, Store
 from gradlab.store.tables import Base
 
 
@@ -56,6 +59,28 @@ def test_migrations_make_exactly_the_tables(store: Store, url: str) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "render_as_batch": True})
         assert compare_metadata(context, Base.metadata) == []
     engine.dispose()
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date_and_keeps_its_results(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'gradlab.sqlite'}"
+    engine = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "gradlab" / "store" / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in (
+            "INSERT INTO learner VALUES ('ada', 1, 1)",
+            "INSERT INTO submission VALUES (7, 'ada', 'tensors', NULL, x'', 1, 'judged', 3, 1, 2, '{}', NULL)",
+            "INSERT INTO result VALUES (7, 'rank_of', 'ada', 'tensors', 'our fault', 0, 2, 2)",
+            "INSERT INTO result VALUES (7, 'double', 'ada', 'tensors', 'passed', 3, 3, 2)",
+        ):
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+    store = Store.open(url)
+    assert [(cell.exercise, cell.points) for cell in store.cells()] == [("double", 3)]
+    assert store.faults(since=0) == [Fault(7, "ada", "tensors", ("rank_of",), (), 2.0)]
+    store.close()
 
 
 def test_opening_again_keeps_everything(store: Store, url: str) -> None:
@@ -300,6 +325,66 @@ def test_cells_are_of_one_learner_or_lab_when_asked(store: Store) -> None:
     }
     assert {(cell.learner, cell.lab) for cell in store.cells(learner="bob")} == {("bob", "tensors"), ("bob", "cuda")}
     assert {(cell.learner, cell.lab) for cell in store.cells(lab="cuda")} == {("bob", "cuda")}
+
+
+# -- faults of ours ------------------------------------------------------------------------------------------------
+
+
+def faulty(store: Store, learner: str, causes: dict[str, str], *, lab: str = "tensors", now: float = 10.0) -> int:
+    number, _ = store.accept(learner, lab, b"{}", seed=1, now=now)
+    found = verdict(*((name, "our fault", 0) for name in causes))
+    assert store.record(number, found, causes=causes, now=now + 1)
+    return number
+
+
+def test_a_fault_of_ours_is_listed_with_its_causes_newest_first(store: Store) -> None:
+    judged(store, "ada", ("rank_of", "passed", 2))
+    first = faulty(store, "ada", {"rank_of": "no kernel", "double": "no kernel"})
+    second = faulty(store, "bob", {"y": "one", "z": "two"}, lab="cuda", now=20.0)
+    assert store.faults(since=0) == [
+        Fault(second, "bob", "cuda", ("y", "z"), ("one", "two"), 21.0),
+        Fault(first, "ada", "tensors", ("double", "rank_of"), ("no kernel",), 11.0),
+    ]
+    assert [fault.submission for fault in store.faults(since=21.0)] == [second]
+    assert store.faults(since=21.5) == []
+
+
+@pytest.mark.parametrize("outcome", ["passed", "failed", "not attempted", "skipped"])
+def test_a_fault_ends_with_the_next_verdict_on_the_same_exercise_of_the_same_learner(
+    store: Store, outcome: str
+) -> None:
+    number = faulty(store, "ada", {"rank_of": "broken", "double": "broken"})
+    judged(store, "bob", ("rank_of", outcome, 0), ("double", outcome, 0))
+    judged(store, "ada", ("rank_of", outcome, 0), ("double", outcome, 0), lab="cuda")
+    assert [fault.exercises for fault in store.faults(since=0)] == [("double", "rank_of")]
+    judged(store, "ada", ("rank_of", outcome, 0))
+    assert store.faults(since=0) == [Fault(number, "ada", "tensors", ("double",), ("broken",), 11.0)]
+    judged(store, "ada", ("double", outcome, 0))
+    assert store.faults(since=0) == []
+
+
+def test_of_a_fault_that_happens_again_the_latest_is_listed(store: Store) -> None:
+    faulty(store, "ada", {"rank_of": "first"})
+    second = faulty(store, "ada", {"rank_of": "second"})
+    assert [(fault.submission, fault.causes) for fault in store.faults(since=0)] == [(second, ("second",))]
+
+
+def test_the_cause_is_in_nothing_that_a_learner_may_ask_for(store: Store) -> None:
+    number = faulty(store, "ada", {"rank_of": "the hidden check"})
+    found = (store.submission(number), store.attempts("ada"), store.cells())
+    assert "the hidden check" not in repr(found)
+
+
+def test_faults_are_found_by_an_index_however_many_results_there_are(store: Store) -> None:
+    seen: list[str] = []
+    event.listen(store._engine, "before_cursor_execute", lambda *given: seen.append(given[2]))
+    store.faults(since=0)
+    with store._engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {seen[-1]}", ("our fault", 0.0)).all()
+    steps = " ".join(row[-1] for row in plan)
+    assert "SEARCH result USING INDEX ix_result_outcome (outcome=? AND judged_at>?)" in steps
+    assert "USING INDEX ix_result_learner_lab (learner=? AND lab=? AND exercise=?)" in steps
+    assert "SCAN" not in steps
 
 
 # -- people, hints, deliveries -------------------------------------------------------------------------------------

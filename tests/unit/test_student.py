@@ -12,30 +12,11 @@ from checker.results import Outcome
 from checker.sandbox.base import OutputFlood, SandboxBroken, SandboxGarbled, SandboxTimeout
 from checker.student import Failure, ProgramEnded, Student, StudentError
 from labkit.wire import Handle
+from tests.frames import ERROR, Scripted
 
 HANDLE = Handle(1, "lab.Net", "Net()")
-ERROR = {"type": "E", "bases": ["E", "Exception"], "message": "no", "where": "cell 1, line 2", "traceback": ""}
 WROTE_OVER = "Your code wrote over the answers it should return."
 DEAD = "Your code ended the process it ran in, or that was killed for want of memory."
-
-
-class Scripted:
-    """The part of a sandbox that a Student uses: gives one reply (or raises it), whatever it is asked."""
-
-    def __init__(self, reply: Any) -> None:
-        self.reply = reply
-        self.killed = False
-
-    def send(self, message: dict[str, Any], deadline: float) -> None:
-        pass
-
-    def receive(self, deadline: float) -> Any:
-        if isinstance(self.reply, Exception):
-            raise self.reply
-        return self.reply
-
-    def kill(self) -> None:
-        self.killed = True
 
 
 def student(reply: Any) -> Student:
@@ -187,6 +168,7 @@ def test_the_judge_takes_what_the_agent_says_of_a_module() -> None:
         MODULE | {"parameters": {"w": ([2], torch.float32)}},
         MODULE | {"parameters": {"w": ([-1], torch.float32, True)}},
         MODULE | {"parameters": {"w": ([2**50], torch.float32, True)}},
+        MODULE | {"parameters": {"w": ([0, 2**39, 2**39], torch.float32, True)}},
         MODULE | {"parameters": {"w": ([True], torch.float32, True)}},
         MODULE | {"parameters": {"w": (torch.zeros(1), torch.float32, True)}},
         MODULE | {"parameters": {"w": ([2], "float32", True)}},
@@ -295,14 +277,68 @@ def test_other_errors_say_nothing_of_memory() -> None:
         ((torch.tensor([0.25]),), "f((<tensor (1,) float32>,))"),
         ({"a": [torch.tensor([0.25])]}, "f({'a': [<tensor (1,) float32>]})"),
         (HANDLE, "f(<Net>)"),
+        ([torch.tensor([0.25]), 3, 1, 4, 1, 5], "f(<list of 6 items>)"),
+        ({"w": torch.ones(9), "b": torch.ones(7)}, "f({'w': <tensor (9,) float32>, 'b': <tensor (7,) float32>})"),
+        # A word, a number, a few of them, a shape.
+        (2, "f(2)"),
+        (0.1 + 0.2, "f(0.3)"),
+        (None, "f(None)"),
+        (torch.float32, "f(torch.float32)"),
+        ("cp311-cp311", "f('cp311-cp311')"),
+        ([3, 1.5, None], "f([3, 1.5, None])"),
+        ([[], [2]], "f([[], [2]])"),
+        ((1,), "f((1,))"),
+        ((2, 1, 3, 4, 5), "f((2, 1, 3, 4, 5))"),
+        (torch.Size([2, 1, 3, 4]), "f(torch.Size([2, 1, 3, 4]))"),
+        ({"a": 1}, "f({'a': 1})"),
+        ({2, 1}, "f({1, 2})"),
+        # A name of its own: its order differs between processes of the tests, which must collect the same.
+        pytest.param(frozenset(["b", "a"]), "f(frozenset({'a', 'b'}))", id="frozenset"),
         # Long.
-        (list(range(100)), "f([0, 1, 2"),
+        (list(range(100)), "f(<list of 100 ints>)"),
+        ([3, 1, 4, 1, 5], "f(<list of 5 ints>)"),
+        ([[1, 2], [3, 4]], "f(<list of 2 lists>)"),
+        ([[1, 2, 3, 4]], "f(<list of 1 item>)"),
+        ([1, "a", None, 2.5], "f(<list of 4 items>)"),
+        ((-3, 1), "f((-3, 1))"),
+        ((-3, 1, 4, 1), "f(<tuple of 4 ints>)"),
+        (tuple(range(7)), "f(<tuple of 7 ints>)"),
+        ({1.5, 2.5, 3.5, 4.5}, "f(<set of 4 floats>)"),
+        (dict(zip("abcd", "efgh", strict=True)), "f(<dict of 4 items>)"),
+        ({"a": [3, 1, 4, 1]}, "f(<dict of 1 item>)"),
+        ("secret-string", "f(<str of 13 characters>)"),
+        (["secret-string"], "f([<str of 13 characters>])"),
+        ({"secret-string": 1}, "f({<str of 13 characters>: 1})"),
+        (b"a secret text", "f(<bytes of 13 bytes>)"),
     ],
+    ids=str,
 )
 def test_hidden_inputs_are_described_not_shown(argument: Any, shown: str) -> None:
+    assert student(value((3, [1]))).f(argument).call == shown
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ([torch.ones(7)] * 1000, "f([<tensor (7,) float32>, <tensor (7,) float32>, "),
+        (10**4000, "f(1000"),
+    ],
+    ids=["tensors", "digits"],
+)
+def test_a_long_description_is_cut(argument: Any, shown: str) -> None:
     call = student(value((3, [1]))).f(argument).call
     assert call.startswith(shown)
+    assert "…" in call
     assert len(call) < 90
+
+
+def test_an_argument_that_has_grown_is_not_shown() -> None:
+    answer = student(value((None, [[3, 1, 4, 1, 5, 9]]))).f([3, 1, 4, 1, 5])
+    with pytest.raises(Failure) as failure:
+        answer.left_alone([3, 1, 4, 1, 5])
+    assert str(failure.value) == (
+        "f(<list of 5 ints>) changed its argument 1 in place: it is now a list of length 6, not 5."
+    )
 
 
 def test_names_with_an_underscore_are_no_functions_of_the_learners() -> None:

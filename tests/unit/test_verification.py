@@ -254,6 +254,16 @@ def test_a_stub_defines_its_names_and_raises(folder: CourseFolder, old: str, new
     assert problem(folder).startswith(says)
 
 
+def test_outputs_in_the_learners_notebook_are_a_problem(folder: CourseFolder) -> None:
+    course = folder.load()
+    notebook = nbformat.reads(course.labs[0].notebook, as_version=4)
+    index = next(index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    notebook.cells[index].outputs = [nbformat.v4.new_output("stream", text="42")]
+    lab = replace(course.labs[0], notebook=nbformat.writes(notebook))
+    report = verify_lab(course, KnowingJudge(lab), lab, seeds=(1,), workers=1)
+    assert report.problems == (f"Cell {index + 1} of the learner's notebook has outputs. Clear them.",)
+
+
 def test_an_outcome_that_does_not_exist_is_a_problem(folder: CourseFolder) -> None:
     replace_in(folder.hidden / "mistakes" / "double_half.py", "outcome: failed", "outcome: wrong")
     course = folder.load()

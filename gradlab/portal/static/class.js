@@ -1,4 +1,4 @@
-// The class page: the table follows the verdicts, the panel follows the GPUs.
+// The class page: the table and our faults follow the verdicts, the panel follows the GPUs.
 //
 // An event only says whose row to read again; the numbers always come from the API. After every (re)connection the whole
 // table is read, so nothing is missed while the stream was down. All text is set as text, never as HTML.
@@ -49,6 +49,7 @@ async function readStale() {
       if (name === undefined) dropOthers(new Set(found.learners.map((learner) => learner.name)));
     }
     showCounts();
+    showFaults(await read("api/faults"));
     retry = 500;
   } catch {
     everything = true;
@@ -133,6 +134,31 @@ function showCounts() {
     document.querySelector(`[data-count="${name}"]`).textContent = count.toLocaleString("en");
   }
   document.querySelector("#nobody").hidden = all.length > 0;
+}
+
+const faultTemplate = document.querySelector("#fault-template").content.querySelector("li");
+
+function faultLine(fault) {
+  const line = faultTemplate.cloneNode(true);
+  const link = line.querySelector("a");
+  line.dataset.submission = fault.submission;
+  link.textContent = fault.learner;
+  link.href = `${prefix}learners/${encodeURIComponent(fault.learner)}#attempt-${fault.submission}`;
+  line.querySelector(".fault-where").textContent = fault.where;
+  showProse(line.querySelector(".message"), fault.causes.join("\n"));
+  gradlab.showTime(line.querySelector("time"), fault.at * 1000);
+  return line;
+}
+
+let shownFaults = "";
+
+function showFaults(faults) {
+  const found = JSON.stringify(faults);
+  if (found === shownFaults) return; // nobody's keyboard focus is lost for nothing
+  shownFaults = found;
+  document.querySelector("#faults").hidden = faults.count === 0;
+  document.querySelector("#faults-heading span").textContent = faults.heading;
+  document.querySelector(".faults").replaceChildren(...faults.latest.map(faultLine));
 }
 
 function showRunning({ learner, lab, submission, kind }) {

@@ -1,13 +1,14 @@
 """The attacks by theme; those of a theme are one learner's notebook."""
 
 from tests.attacks.attack import Attack
-from tests.attacks.corpus import escaping, exhausting, forging, reading
+from tests.attacks.corpus import channel, escaping, exhausting, forging, reading
 
 __all__ = ["ATTACKS", "THEMES"]
 
 THEMES: dict[str, list[Attack]] = {
     "reading": reading.ATTACKS,
     "forging": forging.ATTACKS,
+    "channel": channel.ATTACKS,
     "escaping": escaping.ATTACKS,
     "exhausting": exhausting.ATTACKS,
 }

@@ -6,10 +6,9 @@ __all__ = ["ATTACKS"]
 
 SYSTEM_CALL = """
         import ctypes, os
-        libc = ctypes.CDLL(None, use_errno=True)
-        room = ctypes.create_string_buffer(4096)
-        def call(number, *args):
-            return libc.syscall(ctypes.c_long(number), *args)
+        my_libc = ctypes.CDLL(None, use_errno=True)
+        def my_call(number, *args):
+            return my_libc.syscall(*(ctypes.c_long(arg) if type(arg) is int else arg for arg in (number, *args)))
 """
 ATTACKS = [
     Attack(
@@ -127,18 +126,18 @@ ATTACKS = [
         + """
         def energy(x):
             for flag in (0x1000_0000, 0x2_0000, 0x2000_0000, 0x4000_0000, 0x800_0000, 0x200_0000):
-                if libc.unshare(flag) == 0:
+                if my_libc.unshare(flag) == 0:
                     print("LEAK unshare", hex(flag))
-                child = call(56, ctypes.c_ulong(flag | 17), None, None, None, None)
+                child = my_call(56, flag | 17, None, None, None, None)
                 if child == 0:
                     os._exit(0)
                 if child > 0:
                     os.waitpid(child, 0)
                     print("LEAK clone", hex(flag))
             for name in os.listdir("/proc/self/ns"):
-                if libc.setns(os.open(f"/proc/self/ns/{name}", os.O_RDONLY), 0) == 0:
+                if my_libc.setns(os.open(f"/proc/self/ns/{name}", os.O_RDONLY), 0) == 0:
                     print("LEAK setns", name)
-            if call(435, room, ctypes.c_size_t(88)) >= 0:
+            if my_call(435, bytes(88), 88) >= 0:
                 print("LEAK clone3")
             print("tried")
             return x.sum()
@@ -153,14 +152,14 @@ ATTACKS = [
         def energy(x):
             os.makedirs("/tmp/m", exist_ok=True)
             for kind in (b"tmpfs", b"proc", b"overlay"):
-                if libc.mount(b"m", b"/tmp/m", kind, 0, None) == 0:
+                if my_libc.mount(b"m", b"/tmp/m", kind, 0, None) == 0:
                     print("LEAK mount")
-            if libc.mount(None, b"/", None, 32 | 4096, None) == 0 or libc.umount2(b"/tmp", 2) == 0:
+            if my_libc.mount(None, b"/", None, 32 | 4096, None) == 0 or my_libc.umount2(b"/tmp", 2) == 0:
                 print("LEAK remount")
             for name, number, args in (("fsopen", 430, (b"tmpfs", 0)), ("open_tree", 428, (-100, b"/", 1)),
                                        ("move_mount", 429, (-100, b"/tmp", -100, b"/tmp/m", 0)),
                                        ("pivot_root", 155, (b"/tmp", b"/tmp/m")), ("chroot", 161, (b"/tmp",))):
-                if call(number, *args) >= 0:
+                if my_call(number, *args) >= 0:
                     print("LEAK", name)
             print("tried")
             return x.sum()
@@ -202,23 +201,32 @@ ATTACKS = [
     Attack(
         "asks the kernel for more",
         (39, 59),
-        "tries the calls through which kernels were broken: keys, eBPF, io_uring, page faults, performance counters",
+        "tries the calls through which kernels were broken, each with arguments that whoever may use it can use",
         SYSTEM_CALL
         + """
+        import errno, struct
+        my_file = b"/tmp/@MARK@"
+        my_counter = struct.pack("IIQQQQQ", 1, 112, 0, 0, 0, 0, 0x60).ljust(112, b"\\0")
+        my_memory = ctypes.create_string_buffer(4096)
+        my_span = struct.pack("PN", ctypes.addressof(my_memory), 8)
+        my_calls = {
+            "add_key": (248, b"user", b"note", b"x", 1, -4), "keyctl": (250, 0, -3, 1), "userfaultfd": (323, 1),
+            "io_uring_setup": (425, 8, my_memory), "perf_event_open": (298, my_counter, 0, -1, -1, 0),
+            "bpf": (321, 0, struct.pack("IIII", 2, 4, 8, 1).ljust(128, b"\\0"), 128), "fanotify_init": (300, 0x200, 0),
+            "open_by_handle_at": (304, -100, struct.pack("Ii8s", 8, 1, b""), 0), "iopl": (172, 3),
+            "init_module": (175, my_memory, 4096, b""), "kexec_load": (246, 0, 0, 0, 0), "acct": (163, my_file),
+            "swapon": (167, my_file, 0), "reboot": (169, 0xFEE1DEAD, 672274793, 0, 0), "settimeofday": (164, 0, 0),
+            "sethostname": (170, b"x", 1), "syslog": (103, 3, my_memory, 4096),
+            "lookup_dcookie": (212, 0, my_memory, 4096), "process_vm_readv": (310, 1, my_span, 1, my_span, 1, 0),
+        }
         def energy(x):
-            calls = {
-                "add_key": (248, b"user", b"note", b"x", ctypes.c_size_t(1), -4), "keyctl": (250, 0, -3, 1),
-                "io_uring_setup": (425, 8, room), "userfaultfd": (323, 1), "perf_event_open": (298, room, 0, -1, -1, 0),
-                "bpf": (321, 0, room, 128), "fanotify_init": (300, 0, 0), "process_vm_readv": (310, 1, 0, 0, 0, 0, 0),
-                "open_by_handle_at": (304, -100, room, 0), "kexec_load": (246, 0, 0, 0, 0),
-                "swapon": (167, b"/tmp/s", 0),
-                "init_module": (175, room, 4096, b""), "syslog": (103, 3, room, 4096), "reboot": (169, 0, 0, 0, 0),
-                "settimeofday": (164, room, 0), "sethostname": (170, b"x", 1), "quotactl": (179, 0, 0, 0, 0),
-                "iopl": (172, 3), "acct": (163, b"/tmp/a"), "lookup_dcookie": (212, 0, room, 4096),
-            }
-            for name, (number, *args) in calls.items():
-                if call(number, *args) >= (0 if name in ("iopl", "sethostname", "settimeofday") else 1):
-                    print("LEAK", name)
+            open(my_file, "w").close()
+            if os.stat("/proc/1").st_uid == os.getuid():  # of this sandbox, with no more rights than this process
+                my_calls.pop("process_vm_readv", None)
+            for name, (number, *args) in my_calls.items():
+                got, why = my_call(number, *args), ctypes.get_errno()
+                if got >= 0 or why not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+                    print("LEAK", name, got, os.strerror(why))
             print("tried")
             return x.sum()
         """,
@@ -228,18 +236,30 @@ ATTACKS = [
         (24, 25, 28),
         "asks for more memory, processes, files and priority than it was given",
         """
-        import os, resource
+        import os, resource, time
         def energy(x):
-            for name in ("DATA", "FSIZE", "NOFILE", "CORE", *([] if os.getpid() < 2 else ["CPU"])):
+            for name in ("DATA", "FSIZE", "NOFILE", "CORE", "CPU", "NPROC"):
                 limit = getattr(resource, f"RLIMIT_{name}")
                 hard = resource.getrlimit(limit)[1]
                 if hard == resource.RLIM_INFINITY:
-                    print("LEAK unlimited", name)
+                    if name != "NPROC":  # a container has another limit on them: those there are, are counted below
+                        print("LEAK unlimited", name)
+                    continue
                 try:
                     resource.setrlimit(limit, (hard + 1, hard + 1))
                     print("LEAK", name)
                 except (ValueError, OSError):
                     pass
+            children = []
+            try:
+                while len(children) < 24:
+                    children.append(os.fork() or time.sleep(60))
+                print("LEAK processes")
+            except OSError:
+                pass
+            for child in children:
+                os.kill(child, 9)
+                os.waitpid(child, 0)
             for what in (lambda: os.setpriority(os.PRIO_PROCESS, 0, -5),
                          lambda: os.sched_setscheduler(0, 1, os.sched_param(9)),
                          lambda: os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), b"-1000")):
@@ -318,15 +338,17 @@ ATTACKS = [
         "puts modules of its own where the next program might import from, and changes the path",
         """
         import os, sys
-        for name in ("torch", "numpy", "labkit", "checker", "sitecustomize", "usercustomize", "json"):
-            os.makedirs(f"/tmp/{name}", exist_ok=True)
-            with open(f"/tmp/{name}/__init__.py", "w") as file:
-                file.write("print('LEAK'); raise SystemExit")
-        os.makedirs("/tmp/.local/lib/python3.11/site-packages", exist_ok=True)
-        open("/tmp/.local/lib/python3.11/site-packages/x.pth", "w").write("import os; print('LEAK')")
-        open("/tmp/ipython_config.py", "w").write("print('LEAK')")
-        os.environ |= {"PYTHONPATH": "/tmp", "PYTHONSTARTUP": "/tmp/ipython_config.py", "LD_PRELOAD": "/tmp/x.so"}
         def energy(x):
+            for name in ("torch", "numpy", "labkit", "checker", "sitecustomize", "usercustomize", "json"):
+                os.makedirs(f"/tmp/{name}", exist_ok=True)
+                with open(f"/tmp/{name}/__init__.py", "w") as file:
+                    file.write("print('LEAK'); raise SystemExit")
+            packages = "/tmp/.local/lib/python%d.%d/site-packages" % sys.version_info[:2]
+            os.makedirs(packages, exist_ok=True)
+            for path in (f"{packages}/x.pth", "/tmp/ipython_config.py"):
+                with open(path, "w") as file:
+                    file.write("import os; print('LEAK')")
+            os.environ |= {"PYTHONPATH": "/tmp", "PYTHONSTARTUP": "/tmp/ipython_config.py", "LD_PRELOAD": "/tmp/x.so"}
             os.chdir("/tmp")
             sys.path.insert(0, "/tmp")
             print("tried")
@@ -336,18 +358,21 @@ ATTACKS = [
     Attack(
         "plants links",
         (10, 30),
-        "leaves links to the judge's files and to the system's where somebody might write or read through them",
+        "leaves links to the judge's files and to the system's and writes through them; also to where another root "
+        "might be, into a file that everybody outside could make",
         """
         import os
         def energy(x):
-            targets = ("/etc/passwd", "/etc/shadow", "@JOBS@/results.json", "/proc/1/root", "/proc/1/cwd")
-            for number, target in enumerate(targets):
+            beyond = ("/proc/1/root@EXPLODED@", "/proc/1/cwd/..@EXPLODED@")  # looked for outside when all is over
+            for number, target in enumerate(("/etc/passwd", "/etc/shadow", "@JOBS@/results.json", *beyond)):
                 for name in (f"/tmp/results-{number}.json", f"/tmp/{number}"):
                     if not os.path.lexists(name):
                         os.symlink(target, name)
                     try:
-                        open(name, "a").write("x")
-                        print("LEAK", target)
+                        with open(name, "a") as file:
+                            file.write("x")
+                        if target not in beyond:
+                            print("LEAK", target)
                     except OSError:
                         pass
             if not os.path.exists("/tmp/fifo"):

@@ -1,7 +1,7 @@
 """Attacks on what there is a limited amount of: time, memory, processes, files, output, and the judge's patience."""
 
 from tests.attacks.attack import Attack
-from tests.attacks.corpus.forging import FRAMES
+from tests.attacks.corpus.channel import FRAMES
 
 __all__ = ["ATTACKS"]
 
@@ -35,6 +35,27 @@ ATTACKS = [
         seconds=5,
     ),
     Attack(
+        "keeps every core busy",
+        (64,),
+        "starts as many processes as it may, each in a session of its own, and lets all of them compute until the end",
+        """
+        import os
+        def energy(x):
+            try:
+                while True:
+                    if os.fork() == 0:
+                        os.setsid()  # Linux may give each session the same share of the cores
+                        os.execv("/bin/sh", ["@MARK@", "-c", "while :; do :; done"])
+            except OSError:
+                print("tried", flush=True)
+            while True:
+                pass
+        """,
+        ends="timed out",
+        says="Your code did not finish within 5 s.",
+        seconds=5,
+    ),
+    Attack(
         "takes all memory in one tensor",
         (25,),
         "asks for 40 GB at once",
@@ -63,10 +84,10 @@ ATTACKS = [
         (25,),
         "keeps 16 MiB after another until there is no more",
         """
-        kept = []
+        my_kept = []
         def energy(x):
             while True:
-                kept.append(bytearray(b"x") * (16 << 20))
+                my_kept.append(bytearray(b"x") * (16 << 20))
         """,
         ends="out of memory|killed",
         cut_short=True,
@@ -77,14 +98,13 @@ ATTACKS = [
         "keeps anonymous shared mappings, 64 MiB after another, up to a quarter more than it may have",
         """
         import mmap
-        kept = []
+        my_kept = []
         def energy(x):
-            while len(kept) < 20 and not globals().get("asked"):
-                kept.append(mmap.mmap(-1, 64 << 20))
+            while len(my_kept) < 20:
+                my_kept.append(mmap.mmap(-1, 64 << 20))
                 for page in range(0, 64 << 20, 4096):
-                    kept[-1][page] = 1
-            if len(kept) == 20:
-                print("LEAK", 64 * len(kept), "MiB")
+                    my_kept[-1][page] = 1
+            print("LEAK", 64 * len(my_kept), "MiB")
             print("tried")
             return x.sum()
         """,
@@ -97,16 +117,14 @@ ATTACKS = [
         "fills files in memory, of 8 MiB each, up to a quarter more than it may have",
         """
         import os
-        kept, piece = [], b"x" * (1 << 20)
+        my_kept, my_piece = [], b"x" * (1 << 20)
         def energy(x):
             got = 0
-            while got < 1280 and len(kept) < 200:
-                kept.append(os.memfd_create("x"))
+            while got < 1280 and len(my_kept) < 200:
+                my_kept.append(os.memfd_create("x"))
                 for _ in range(8):
-                    got += os.write(kept[-1], piece) >> 20
-            if got >= 1280:
-                print("LEAK", got, "MiB")
-            print("tried")
+                    got += os.write(my_kept[-1], my_piece) >> 20
+            print("LEAK", got, "MiB")
             return x.sum()
         """,
         ends="out of memory|killed|error in your code",
@@ -118,17 +136,17 @@ ATTACKS = [
         "keeps shared segments of 64 MiB, up to a quarter more than it may have",
         """
         import ctypes
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.shmat.restype = ctypes.c_void_p
+        my_libc = ctypes.CDLL(None, use_errno=True)
+        my_libc.shmat.restype = ctypes.c_void_p
         def energy(x):
             got = 0
             while got < 1280:
-                segment = libc.shmget(0, ctypes.c_size_t(64 << 20), 0o1600)
-                address = libc.shmat(segment, None, 0) if segment >= 0 else None
+                segment = my_libc.shmget(0, ctypes.c_size_t(64 << 20), 0o1600)
+                address = my_libc.shmat(segment, None, 0) if segment >= 0 else None
                 if address in (None, 2**64 - 1):
                     raise MemoryError
                 ctypes.memset(address, 1, 64 << 20)
-                libc.shmdt(ctypes.c_void_p(address))
+                my_libc.shmdt(ctypes.c_void_p(address))
                 got += 64
             print("LEAK", got, "MiB")
             return x.sum()
@@ -147,8 +165,8 @@ ATTACKS = [
                 pass
         """,
         ends="timed out",
-        says="Your code did not finish within 1 s.",
-        seconds=1,
+        says="Your code did not finish within 3 s.",
+        seconds=3,
     ),
     Attack(
         "ignores every signal",
@@ -168,8 +186,8 @@ ATTACKS = [
                 pass
         """,
         ends="timed out",
-        says="Your code did not finish within 1 s.",
-        seconds=1,
+        says="Your code did not finish within 3 s.",
+        seconds=3,
     ),
     Attack(
         "prints without end",
@@ -263,13 +281,9 @@ ATTACKS = [
         + """
         from labkit.wire import PREFIX
         def energy(x):
-            for fd in pipes():
-                try:
-                    os.write(fd, PREFIX.pack(b"GLW1", 100, 200 << 20))
-                except OSError:
-                    continue
-                while True:
-                    os.write(fd, b"x" * 65536)
+            my_write(PREFIX.pack(b"GLW1", 100, 200 << 20))
+            while True:
+                my_write(b"x" * 65536)
         """,
         ends="killed|timed out",
         cut_short=True,
@@ -286,7 +300,7 @@ ATTACKS = [
             answer = pack({"n": 2, "value": (torch.zeros(()), [])})
             while True:
                 for byte in answer[:-1]:
-                    write(bytes([byte]))
+                    my_write(bytes([byte]))
                     time.sleep(0.05)
                 time.sleep(600)
         """,
@@ -301,7 +315,7 @@ ATTACKS = [
         FRAMES
         + """
         def energy(x):
-            write(b"GLW1" + b"\\xff" * 12)
+            my_write(b"GLW1" + b"\\xff" * 12)
             return x.sum()
         """,
         ends="killed",

@@ -1,26 +1,9 @@
-"""Attacks on the comparison: what is returned, patched, replayed or written in the place of an answer."""
+"""Attacks on the comparison: what is returned, raised, patched or replayed in the place of a right answer."""
 
 from tests.attacks.attack import Attack
 
 __all__ = ["ATTACKS"]
 
-FRAMES = """
-        import os
-        from labkit.wire import pack
-        def pipes():
-            for fd in range(3, 64):
-                try:
-                    if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
-                        yield fd
-                except OSError:
-                    pass
-        def write(data):
-            for fd in list(pipes()):
-                try:
-                    os.write(fd, data)
-                except OSError:
-                    pass
-"""
 ATTACKS = [
     Attack(
         "patches the comparison",
@@ -30,12 +13,12 @@ ATTACKS = [
         import math, operator
         import numpy as np
         import torch.testing
-        always = lambda *args, **kwargs: True
-        torch.allclose = torch.isclose = torch.equal = math.isclose = operator.eq = always
-        np.allclose = np.array_equal = always
-        torch.testing.assert_close = np.testing.assert_allclose = lambda *args, **kwargs: None
-        torch.Tensor.__eq__ = torch.Tensor.ne = torch.Tensor.__bool__ = torch.Tensor.all = always
         def energy(x):
+            always = lambda *args, **kwargs: True
+            torch.allclose = torch.isclose = torch.equal = math.isclose = operator.eq = always
+            np.allclose = np.array_equal = always
+            torch.testing.assert_close = np.testing.assert_allclose = lambda *args, **kwargs: None
+            torch.Tensor.__eq__ = torch.Tensor.ne = torch.Tensor.__bool__ = torch.Tensor.all = always
             print("tried")
             return torch.zeros(())
         """,
@@ -46,11 +29,11 @@ ATTACKS = [
         "takes away AssertionError, tracebacks and exception hooks, and catches whatever is raised",
         """
         import builtins, sys, traceback
-        builtins.AssertionError = type("Quiet", (BaseException,), {})
-        sys.tracebacklimit = 0
-        sys.excepthook = sys.unraisablehook = traceback.print_exc = lambda *args: None
-        sys.flags = None
         def energy(x):
+            builtins.AssertionError = type("Quiet", (BaseException,), {})
+            sys.tracebacklimit = 0
+            sys.excepthook = sys.unraisablehook = traceback.print_exc = lambda *args: None
+            sys.flags = None
             print("tried")
             return torch.zeros(())
         """,
@@ -182,17 +165,16 @@ ATTACKS = [
         "replaces every clock it can name, and sleeps past its time by another's",
         """
         import time
-        for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
-            setattr(time, name, lambda: 0.0)
-            setattr(time, name + "_ns", lambda: 0)
         def energy(x):
+            for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
+                setattr(time, name, lambda: 0.0)
+                setattr(time, name + "_ns", lambda: 0)
             print("tried", flush=True)
             time.sleep(600)
         """,
         ends="timed out",
-        says="Your code did not finish within 1 s.",
-        cut_short=True,
-        seconds=1,
+        says="Your code did not finish within 3 s.",
+        seconds=3,
     ),
     Attack(
         "lets a thread finish",
@@ -208,45 +190,6 @@ ATTACKS = [
             threading.Thread(target=later).start()
             print("tried")
             return answer
-        """,
-    ),
-    Attack(
-        "writes when it ends",
-        (9, 11),
-        "leaves a right answer and a verdict to be written by a thread and at exit, once it is over",
-        FRAMES
-        + """
-        import atexit, json, threading, time
-        def late():
-            write(pack({"n": 1, "value": (torch.zeros(()), [])}))
-            print(json.dumps({"outcome": "passed", "points": 3}))
-        atexit.register(late)
-        def energy(x):
-            threading.Thread(target=lambda: (time.sleep(0.5), late()), daemon=True).start()
-            print("tried", flush=True)
-            return x.sum()
-        """,
-        ends="failed|killed",
-    ),
-    Attack(
-        "leaves a writer",
-        (9, 11, 50),
-        "leaves a child that writes over the next program's answers as soon as this one has ended",
-        FRAMES
-        + """
-        import time
-        parent, started = os.getpid(), []
-        def energy(x):
-            if not started and os.fork() == 0:
-                while os.getppid() == parent:
-                    time.sleep(0.0005)
-                for _ in range(2000):
-                    write(pack({"n": -1, "value": 5}))
-                    time.sleep(0.0005)
-                os._exit(0)
-            started.append(True)
-            print("tried", flush=True)
-            return x.sum()
         """,
     ),
     Attack(
@@ -267,68 +210,6 @@ ATTACKS = [
             print("tried")
             return x.sum()
         """,
-    ),
-    Attack(
-        "writes answers that were not asked for",
-        (11, 50),
-        "writes well-formed answers to this and to later questions into every pipe, then answers",
-        FRAMES
-        + """
-        def energy(x):
-            for number in range(1, 40):
-                write(pack({"n": number, "value": (torch.zeros(()), [x])}))
-            print("tried", flush=True)
-            return x.sum()
-        """,
-        ends="failed|killed",
-        cut_short=True,
-    ),
-    Attack(
-        "answers in another form",
-        (11, 50),
-        "writes an answer whose parts are not what the judge asked for",
-        FRAMES
-        + """
-        def energy(x):
-            for number in range(1, 40):
-                write(pack({"n": number, "value": 5}))
-            os._exit(0)
-        """,
-        ends="killed",
-        says="Your code wrote over the answers it should return.",
-        cut_short=True,
-    ),
-    Attack(
-        "says that it has ended",
-        (8, 50),
-        "writes the agent's word for the end of a program, and lives on to hear what the next program is asked",
-        FRAMES
-        + """
-        import time
-        def energy(x):
-            write(pack({"ended": 0}))
-            time.sleep(1)
-            return x.sum()
-        """,
-        ends="killed|failed",
-        cut_short=True,
-    ),
-    Attack(
-        "patches the agent",
-        (11, 51),
-        "replaces the functions that pack and send answers by ones that tell of success",
-        """
-        import labkit.program, labkit.wire
-        from labkit.wire import pack
-        def forged(self, number, work):
-            self._frames.send(pack({"n": number, "value": ("passed", []), "outcome": "passed", "points": 3}))
-        labkit.program.Program._answer = forged
-        labkit.wire.pack = labkit.program.pack = lambda value, keep=None: pack({"outcome": "passed"})
-        def energy(x):
-            return x.sum()
-        """,
-        ends="failed|killed",
-        cut_short=True,
     ),
     Attack(
         "throws an exception that lies",
@@ -364,23 +245,23 @@ ATTACKS = [
             print("tried")
             raise Silent
         """,
-        ends="error in your code|killed",
-        cut_short=True,
+        ends="error in your code",
+        says="raised Silent: (the error's own text could not be read)",
     ),
     Attack(
         "is named as the judge's own",
         (32, 53),
         "gives its names those of the checker notebook, and changes what torch does for everybody after it",
         """
-        student = check = draw = begin = specification = sandboxes = None
-        job = "job.json"
-        torch.set_default_dtype(torch.float64)
-        torch.set_default_device("cpu")
-        torch.set_num_threads(2)
-        torch.manual_seed(0)
-        torch.set_grad_enabled(False)
+        student = check = draw = begin = specification = sandboxes = job = None
         def energy(x):
-            x.requires_grad, student, check, draw
+            global student, check, draw, begin, specification, sandboxes, job
+            student = check = draw = begin = specification = sandboxes = job = "job.json"
+            torch.set_default_dtype(torch.float64)
+            torch.set_default_device("meta")
+            torch.set_num_threads(2)
+            torch.manual_seed(0)
+            torch.set_grad_enabled(False)
             print("tried")
             return (x * x).sum()
         """,

@@ -104,7 +104,11 @@ ATTACKS = [
         "searches every writable page, its own and the agent's, for hidden checks, the seed and a secret of the server",
         """
         import os, re
+        my_scans = []
         def energy(x):
+            if my_scans:  # it takes seconds
+                return x.sum()
+            my_scans.append(True)
             secrets = re.compile(rb"@SECRETS@")
             for pid in (os.getpid(), os.getppid() or os.getpid()):
                 scanned = 0
@@ -142,8 +146,9 @@ ATTACKS = [
                 print("LEAK", sys.argv)
             for pid in (os.getpid(), os.getppid() or os.getpid()):
                 text += open(f"/proc/{pid}/environ").read()
-            for word in ("TOKEN", "SECRET", "PASSWORD", "GRADLAB", "JUPYTER", "NBGRADER", "PYTEST", "AWS_", "@MARK@"):
-                if word in text.upper():
+            words = ("TOKEN", "SECRET", "PASSWORD", "GRADLAB", "JUPYTER", "NBGRADER", "PYTEST", "AWS_", "@MARK@")
+            for word in words:
+                if word.upper() in text.upper():
                     print("LEAK", word)
             print("tried")
             return x.sum()
@@ -190,11 +195,12 @@ ATTACKS = [
     Attack(
         "asks the machine's sockets",
         (38, 49),
-        "connects to every Unix socket it can name: in the file system, without a name, and the fork server's own",
+        "connects to every Unix socket it can name: in the file system, outside of it, and the fork server's own",
         """
         import os, socket, stat
         def energy(x):
             names = {"/var/run/docker.sock", "/run/docker.sock", "/run/dbus/system_bus_socket", "/run/systemd/private"}
+            names |= {"\\0@MARK@", "@FORK@"}  # the first: a listener outside, for attacks to find
             names |= {line.split()[7].replace("@", "\\0") for line in open("/proc/net/unix") if len(line.split()) > 7}
             for pid in filter(str.isdigit, os.listdir("/proc")):
                 names |= {part for part in open(f"/proc/{pid}/cmdline").read().split("\\0") if part.startswith("/")}
@@ -221,8 +227,9 @@ ATTACKS = [
     ),
     Attack(
         "calls home",
-        (37, 38),
-        "looks for a network interface, and connects to hub, metadata service, neighbours and the world",
+        (37, 38, 59),
+        "looks for a network interface, connects to hub, metadata service, neighbours and the world, and asks for the "
+        "other kinds of sockets, of which those of virtual machines belong to no network namespace",
         """
         import os, socket
         def energy(x):
@@ -233,7 +240,7 @@ ATTACKS = [
                 if not line.strip().startswith("lo:"):
                     print("LEAK", line)
             for host in ("127.0.0.1", "::1", "169.254.169.254", "172.17.0.1", "10.0.0.1", "1.1.1.1"):
-                for port in (22, 53, 80, 443, 2375, 8000, 8001, 8081):
+                for port in (22, 53, 80, 443, 2375, 8000, 8001, 8081, int("@PORT@")):  # the last: a listener outside
                     try:
                         socket.create_connection((host, port), timeout=0.2).close()
                     except OSError:
@@ -244,12 +251,12 @@ ATTACKS = [
                 print("LEAK udp")
             except OSError:
                 pass
-            for kind in (socket.SOCK_RAW, socket.SOCK_DGRAM):
-                for family in (socket.AF_PACKET, socket.AF_VSOCK if hasattr(socket, "AF_VSOCK") else socket.AF_PACKET):
+            for family in set(range(64)) - {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}:
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET):
                     try:
-                        socket.socket(family, kind).connect((2, 80))
-                        print("LEAK", family)
-                    except (OSError, TypeError):
+                        socket.socket(family, kind).close()
+                        print("LEAK", family, kind)
+                    except OSError:
                         pass
             print("tried")
             return x.sum()
@@ -280,12 +287,12 @@ ATTACKS = [
     Attack(
         "stays for the stale memory",
         (17,),
-        "returns memory that was never written, in the hope that the reference's result was there",
+        "returns memory that was never written as it is, in the hope that the reference's result is there still",
         """
         def energy(x):
             freed = [torch.empty(()) for _ in range(1000)]
             print("tried")
-            return freed[-1].clone() * 1.5 + 1000
+            return next((found for found in freed if found > 0.1), freed[-1])
         """,
     ),
 ]

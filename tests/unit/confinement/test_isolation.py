@@ -23,8 +23,8 @@ import pytest
 
 from checker.sandbox.confinement import Method, describe, detect
 from gradlab.settings import ROOT
-from tests.judges import until
 from tests.places import CONFINED, Place
+from tests.waiting import until
 
 
 def test_at_least_one_method_works_and_the_best_one_is_chosen() -> None:

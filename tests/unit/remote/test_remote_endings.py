@@ -1,4 +1,4 @@
-"""How a program ends, in a real sandbox: each end says what happened, and the next program runs."""
+"""How a program ends, in a real sandbox: the next one runs, and want of memory or a long error ends none."""
 
 from __future__ import annotations
 
@@ -10,33 +10,18 @@ from tests.unit.remote.conftest import Load
 
 
 @pytest.mark.parametrize(
-    ("body", "outcome", "says"),
+    ("body", "outcome"),
     [
-        (
-            "import os; os._exit(0)",
-            Outcome.KILLED,
-            "Your code ended its Python process (status 0) instead of returning.",
-        ),
-        ("import os; os.abort()", Outcome.KILLED, "Your code crashed the Python interpreter (it was aborted)."),
-        (
-            "import ctypes; ctypes.string_at(0)",
-            Outcome.KILLED,
-            "Your code crashed the Python interpreter (a segmentation fault).",
-        ),
-        ("import os; os.kill(os.getpid(), 15)", Outcome.KILLED, "Your code was ended by the signal SIGTERM."),
-        (
-            "import os; os.kill(os.getpid(), 9)",
-            Outcome.KILLED,
-            "Your code was killed; most often it wanted more memory",
-        ),
-        ("while True: pass", Outcome.TIMED_OUT, "Your code did not finish within 0.5 s."),
+        ("import os; os._exit(0)", Outcome.KILLED),
+        ("import ctypes; ctypes.string_at(0)", Outcome.KILLED),
+        ("while True: pass", Outcome.TIMED_OUT),
     ],
 )
-def test_an_end_says_what_happened(load: Load, body: str, outcome: Outcome, says: str) -> None:
+def test_after_an_end_the_next_program_runs(load: Load, body: str, outcome: Outcome) -> None:
+    """What each end is called: tests/unit/test_student.py."""
     with pytest.raises(ProgramEnded) as ended:
         load(f"def f():\n    {body}", seconds=0.5 if "while" in body else 20).f()
     assert ended.value.outcome is outcome
-    assert str(ended.value).startswith(says)
     load("def f():\n    return 3").f().equals(3)
 
 

@@ -56,6 +56,9 @@ def test_aliases_are_followed_to_the_line_that_uses_them() -> None:
     assert found("from torch.nn.functional import *\ny = softmax(x)", "softmax") == ["Cell 3, line 6 uses softmax"]
 
 
+HEAD_CLASS = "import torch\nclass Head:\n    def softmax(self, x): return x\n"
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -70,10 +73,44 @@ def test_aliases_are_followed_to_the_line_that_uses_them() -> None:
         "y = print('softmax')",
         "y = x ** 2 @ x",
         "y = getattr(x, " + "'a' + " * 1200 + "'softmax')",
+        "stats.softmax = 1",
+        "torch.softmax = 1",
+        "del stats.softmax",
+        f"{HEAD_CLASS}head = Head()\ny = head.softmax(x)",
+        f"{HEAD_CLASS}y = Head().softmax(x)",
+        f"{HEAD_CLASS}y = [Head()][0].softmax(x)",
+        f"{HEAD_CLASS}y = Head.softmax(None, x)",
+        f"from torch import *\n{HEAD_CLASS}y = Head().softmax(x)",
+        "class A:\n    softmax = 3\ny = A.softmax",
+        "class A:\n    def __init__(self): self.softmax = 3\ny = A().softmax",
     ],
 )
 def test_what_only_looks_like_it_is_not(source: str) -> None:
     assert found(source, "softmax") == []
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (f"{HEAD_CLASS}y = torch.softmax(x, 0)", "torch.softmax"),
+        (f"{HEAD_CLASS}import torch.nn.functional as F\ny = F.softmax(x)", "F.softmax"),
+        (f"{HEAD_CLASS}y = torch.nn.functional.softmax(x)", "torch.nn.functional.softmax"),
+        (f"{HEAD_CLASS}y = torch.nn.Softmax(0)(x)", "torch.nn.Softmax"),
+        (f"{HEAD_CLASS}y = x.Softmax", "x.Softmax"),
+        (f"from torch import *\n{HEAD_CLASS}y = nn.functional.softmax(x)", "nn.functional.softmax"),
+        ("import torch\ntorch.softmax = 1\ny = torch.softmax(x)", "torch.softmax"),
+        ("stats.softmax = 1\ny = x.softmax(0)", "x.softmax"),
+        ("self = torch\ny = self.softmax(x)", "self.softmax"),
+        ("def f(x, self=torch):\n    return self.softmax(x)", "self.softmax"),
+        ("class A:\n    def f(self=torch, x=0):\n        return self.softmax(x)", "self.softmax"),
+        ("class A:\n    def f(self, x):\n        self = torch\n        return self.softmax(x)", "self.softmax"),
+        ("class A:\n    def f(self): pass\nimport torch as self\ny = self.softmax(x)", "self.softmax"),
+        ("class A:\n    def f(self): pass\nfor self in [torch]:\n    y = self.softmax(x)", "self.softmax"),
+        ("class A:\n    def f(self): pass\ny = (lambda self: self.softmax(x))(torch)", "self.softmax"),
+    ],
+)
+def test_a_method_of_ones_own_hides_no_modules_function(source: str, text: str) -> None:
+    assert [words.partition(" uses ")[2] for words in found(source, "softmax")] == [text]
 
 
 def test_operators_modules_and_underscores() -> None:
@@ -116,6 +153,25 @@ def attention(x):
 def honest(x):
     return x.exp() / x.exp().sum(-1, keepdim=True)
 """
+
+
+def test_what_a_method_of_the_same_name_hides_the_trace_shows(load: Load) -> None:
+    source = """
+    class Head:
+        def softmax(self, x):
+            return x.exp() / x.exp().sum()
+
+    def honest(x):
+        return Head().softmax(x)
+
+    def sly(x):
+        return x.softmax(0)
+    """
+    student, x = load(source), torch.ones(2)
+    student.avoids("softmax")
+    student.honest.avoids("softmax", on=[x])
+    with pytest.raises(Failure, match=r"^Cell 1, line 12 runs .*softmax\. This exercise is to be written without"):
+        student.sly.avoids("softmax", on=[x])
 
 
 def test_what_the_text_hides_a_trace_may_show(load: Load) -> None:

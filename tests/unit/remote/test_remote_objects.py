@@ -249,3 +249,46 @@ def test_arrays_are_shared_as_the_program_shares_them(load: Load) -> None:
     tensor = student.make("view", array)
     tensor[1].set(4.0)
     array.get().equals(np.array([0.0, 4.0, 0.0]))
+
+
+# A device that every build of torch has besides the CPU; its tensors are computed when they are looked at.
+LAZY = """
+import torch._lazy.ts_backend
+torch._lazy.ts_backend.init()
+
+def there(x):
+    return x.to("lazy").mT * 2
+
+def back(x):
+    return there(x).cpu()
+
+def both(x):
+    return {"there": [there(x)], "back": back(x)}
+"""
+
+
+def test_tensors_come_back_with_the_device_they_were_on(load: Load, draw: Draw) -> None:
+    student, x = load(LAZY), draw.tensor(3, 2)
+    student.there(x).equals(2 * x.mT, device="lazy")
+    student.there(x).is_close(2 * x.mT, device="lazy:0")
+    student.back(x).equals(2 * x.mT, device="cpu")
+    want = {"there": [2 * x.mT], "back": 2 * x.mT}
+    student.both(x).equals(want)
+    for name, device, says in (
+        ("back", "lazy", "is on cpu; it should be on lazy. torch makes tensors on the CPU unless it is told otherwise"),
+        ("there", "cpu", "is on lazy:0; it should be on cpu. Did .cpu() or .to() come too late, or on another tensor?"),
+    ):
+        with pytest.raises(Failure) as failure:
+            getattr(student, name)(x).equals(2 * x.mT, device=device)
+        text = f"{name}(<tensor (3, 2) float32>) returned a tensor with the right values that {says}"
+        assert str(failure.value).startswith(text)
+    with pytest.raises(Failure, match=r"a dict in which 'there' is a list whose item 0 is .* that is on lazy:0"):
+        student.both(x).equals(want, device="cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_tensors_come_back_from_the_gpu_they_were_on(load: Load, draw: Draw) -> None:
+    student, x = load("def there(x):\n    return x.cuda()\ndef back(x):\n    return x.cuda().cpu()"), draw.tensor(3, 2)
+    student.there(x).equals(x, device="cuda")
+    with pytest.raises(Failure, match="is on cpu; it should be on cuda"):
+        student.back(x).equals(x, device="cuda")
