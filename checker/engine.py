@@ -20,7 +20,7 @@ import psutil
 
 from checker.extract import Notebook, NotebookError, Program, extract
 from checker.extract import read_notebook as _read_notebook
-from checker.job import Job, JobTask
+from checker.job import Job, JobTask, read_results
 from checker.kernels import KernelPool, KernelUnavailable
 from checker.notebook import checker_notebook
 from checker.results import CheckLine, Outcome, Result, Verdict
@@ -121,13 +121,13 @@ class Judge:
         self, assignment: Assignment, tasks: tuple[Task, ...], programs: dict[str, Program], seed: int
     ) -> tuple[list[Result], str]:
         with tempfile.TemporaryDirectory(prefix="job-", dir=self._workplace.path) as folder:
-            found = Path(folder, "results.json")
+            found = Path(folder, "results.jsonl")
             _job(tasks, programs, seed, bool(self._config.sandbox.gpus), found).write(Path(folder, "job.json"))
             fault = self._execute(
                 assignment.checks, frozenset(programs), Path(folder, "job.json"), Path(folder, "report.ipynb")
             )
             report = _read_report(Path(folder, "report.ipynb"))
-            rows = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else []
+            rows = read_results(found)
         return [_result(task, rows, fault) for task in tasks], report
 
     def _execute(self, checks: Path, asked: frozenset[str], job: Path, report: Path) -> str:

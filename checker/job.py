@@ -1,4 +1,7 @@
-"""One submission on its way from the engine to the judge's kernel. Free of torch: the server need not load it."""
+"""One submission on its way from the engine to the judge's kernel, and its results on their way back.
+
+Free of torch: the server need not load it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Job", "JobTask"]
+__all__ = ["Job", "JobTask", "read_results"]
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,15 @@ class Job:
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    def add_results(self, rows: list[dict[str, Any]]) -> None:
+        """Put down all results so far, after the earlier ones: replacing a file can take as long as a short check."""
+        with open(self.results, "a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(rows)}\n")
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """What was last put down whole; nothing if nothing was. A kernel may have been killed in the middle of a line."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    found: list[dict[str, Any]] = json.loads(lines[-1]) if lines else []
+    return found

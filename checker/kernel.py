@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from checker.sandbox.config import ENVIRONMENT, SandboxConfig
-from checker.sandbox.pool import SandboxPool
+from checker.sandbox.pool import SandboxPool, sandbox_class
 from labkit import kernel
 from labkit.forkserver import ForkServer
 
@@ -40,12 +40,16 @@ def main() -> None:
 
 
 def serve(request: dict[str, Any], _descriptors: list[int]) -> int:
-    """Be the fork server of judge kernels, at ``request["path"]``; run in a child of the nursery."""
+    """Be the fork server of judge kernels, at ``request["path"]``; run in a child of the nursery.
+
+    ``request["sandbox"]`` is their sandboxes' method: what it takes is loaded once, here.
+    """
     server = ForkServer(request["path"], forked)
 
     import checker.spec
     import checker.stream  # noqa: F401
 
+    sandbox_class(request["sandbox"])
     kernel.load()
     server.serve()
     return 0
@@ -90,9 +94,26 @@ def _application(sandboxes: SandboxPool) -> Any:
             "HistoryManager": {"enabled": False},
             # A nap after each cell, in which output might arrive that a person waits for.
             "IPythonKernel": {"_execute_sleep": 0.0},
+            # Else every cell is compiled once more, to see whether it awaits anything.
+            "InteractiveShell": {"autoawait": False},
         }
     )
-    return kernel.application(config=config, outstream_class="checker.stream.Stream", user_ns={"sandboxes": sandboxes})
+    app = kernel.application(config=config, outstream_class="checker.stream.Stream", user_ns={"sandboxes": sandboxes})
+    _take_plain_python(app.kernel.shell)
+    return app
+
+
+def _take_plain_python(shell: Any) -> None:
+    """Checks are Python without magics, and no debugger looks for their files: both take longer than a short check."""
+    from IPython.core.compilerop import CachingCompiler
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    class Plain(TransformerManager):  # type: ignore[misc]
+        def transform_cell(self, cell: str) -> str:
+            return cell if cell.endswith("\n") else f"{cell}\n"
+
+    shell.input_transformer_manager = Plain()
+    shell.compile = CachingCompiler()
 
 
 def _touch(app: Any) -> None:

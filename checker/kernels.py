@@ -35,6 +35,7 @@ __all__ = ["KernelPool", "KernelUnavailable"]
 log = logging.getLogger(__name__)
 
 _START_SECONDS = 120
+_STARTS_AT_ONCE = 2
 _LOOK_SECONDS = 0.5  # how often it is looked whether a kernel that says nothing still lives
 
 
@@ -147,12 +148,12 @@ class KernelPool:
         self._coming = 0
         self._closed = False
         self._swept = False
-        self._nursery = Nursery(workplace)
-        # One thread for good: jupyter_client leaves an event loop behind in every thread that starts a kernel.
-        self._refills = ThreadPoolExecutor(1, thread_name_prefix="judge-refill")
+        self._nursery = Nursery(workplace, config.method)
+        # The same threads for good: jupyter_client leaves an event loop behind in every one that starts a kernel.
+        self._refills = ThreadPoolExecutor(_STARTS_AT_ONCE, thread_name_prefix="judge-refill")
 
     def warm(self) -> None:
-        """Start what is missing, in the background and one after another: a cold start takes a whole core."""
+        """Start what is missing, in the background and two at a time: more would only take turns on the cores."""
         with self._lock:
             if not self._swept and not self._closed:
                 self._swept = True
@@ -161,7 +162,8 @@ class KernelPool:
             if self._closed or missing <= 0:
                 return
             self._coming += missing
-            self._refills.submit(self._refill, missing)
+            for _ in range(missing):
+                self._refills.submit(self._refill)
 
     def take(self) -> _Kernel:
         """A kernel nobody used, warm if one waits, else started now. KernelUnavailable if that fails twice."""
@@ -232,21 +234,20 @@ class KernelPool:
             except OSError as error:
                 log.warning("Containers of earlier checks could not be looked for: %s", error)
 
-    def _refill(self, count: int) -> None:
+    def _refill(self) -> None:
         self._nursery.ensure()
-        for _ in range(count):
-            kernel = None
-            # take() starts one itself and reports what is wrong; a refill that fails only costs time.
-            with contextlib.suppress(Exception):
-                kernel = None if self._closed else self._start()
-            with self._lock:
-                closed = self._closed
-                if kernel is not None and not closed:
-                    # Before it stops counting as coming: whoever waits must see one or the other.
-                    self._ready.put(kernel)
-                self._coming -= 1
-            if kernel is not None and closed:
-                self.discard(kernel)
+        kernel = None
+        # take() starts one itself and reports what is wrong; a refill that fails only costs time.
+        with contextlib.suppress(Exception):
+            kernel = None if self._closed else self._start()
+        with self._lock:
+            closed = self._closed
+            if kernel is not None and not closed:
+                # Before it stops counting as coming: whoever waits must see one or the other.
+                self._ready.put(kernel)
+            self._coming -= 1
+        if kernel is not None and closed:
+            self.discard(kernel)
 
     def _holder(self, kernel: _Kernel) -> str:
         """What is written on the kernel's container: the judge's name and the kernel's."""

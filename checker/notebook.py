@@ -17,7 +17,8 @@ __all__ = ["checker_notebook"]
 
 
 def checker_notebook(path: Path, asked: frozenset[str]) -> nbformat.NotebookNode:
-    """The notebook without the checks of exercises nobody asked for; its last code cell ends the last program.
+    """The notebook without the checks of exercises nobody asked for, those of each other exercise in one cell with the
+    helpers above them; the last code cell ends the last program.
 
     Whoever runs it works on a copy: it is kept, as long as the file stays the same.
     """
@@ -28,7 +29,7 @@ def checker_notebook(path: Path, asked: frozenset[str]) -> nbformat.NotebookNode
 def _read(path: Path, _changed: int, asked: frozenset[str]) -> nbformat.NotebookNode:
     notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    notebook.cells = _needed(notebook.cells, asked)
+    notebook.cells = _together(_needed(notebook.cells, asked))
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
         if "parameters" in cell.metadata.get("tags", ()):
@@ -59,6 +60,45 @@ def _needed(cells: list[Any], asked: frozenset[str]) -> list[Any]:
             return [cell for index, cell in enumerate(cells) if index not in idle]
         for index in used:
             del idle[index]
+
+
+def _together(cells: list[Any]) -> list[Any]:
+    """Fewer cells that run the same: each costs a round trip, and longer in IPython than a short check takes.
+
+    Checks of two exercises stay apart, so that each has a cell's time and outputs of its own.
+    """
+    kept: list[Any] = []
+    exercises: set[str] | None = None  # of the cell that code can be added to, if there is one
+    for cell in cells:
+        found = _checked(cell)
+        if exercises is None or found is None or len(exercises | found) > 1:
+            kept.append(cell)
+            exercises = found
+        else:
+            kept[-1].source += f"\n\n\n{cell.source}"
+            exercises |= found
+    return kept
+
+
+def _checked(cell: Any) -> set[str] | None:
+    """The exercises that a cell checks, whatever else it does; None if nothing can be put before or behind it."""
+    if cell.cell_type != "code" or cell.metadata.get("tags"):
+        return None
+    try:
+        nodes = list(ast.walk(syntax_tree(cell.source)))
+    except SyntaxError:
+        return None
+    if any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in nodes):
+        return None
+    return {
+        str(node.args[0].value)
+        for node in nodes
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "check"
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    }
 
 
 def _words(cell: Any) -> list[str]:

@@ -31,10 +31,14 @@ _MOST_STARTS, _WITHIN_SECONDS = 3, 600
 
 
 class Nursery:
-    """Both fork servers; thread-safe. If they cannot be had, judges start cold: slower, and with the same verdicts."""
+    """Both fork servers, for judges whose sandboxes are of this ``method``; thread-safe.
 
-    def __init__(self, workplace: Workplace) -> None:
+    If they cannot be had, judges start cold: slower, and with the same verdicts.
+    """
+
+    def __init__(self, workplace: Workplace, method: str) -> None:
         self._workplace = workplace
+        self._method = method
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -91,7 +95,7 @@ class Nursery:
             argv, stdin=subprocess.PIPE, env=_environment(), cwd="/", start_new_session=True
         )
         wait_until_listening(path, self._process, _LISTEN_SECONDS)
-        request = {"run": "checker.kernel:serve", "path": str(self._folder / "judges")}
+        request = {"run": "checker.kernel:serve", "path": str(self._folder / "judges"), "sandbox": self._method}
         judges = fork(path, request, timeout=_LOAD_SECONDS)
         wait_until_listening(request["path"], judges, _LISTEN_SECONDS)
         self._judges = judges

@@ -25,8 +25,6 @@ to the job's folder, which no sandbox can see; the notebook's own outputs are ne
 
 from __future__ import annotations
 
-import json
-import os
 import time
 import traceback
 from collections.abc import Callable
@@ -118,8 +116,10 @@ class Specification:
         return self._draw
 
     def close(self) -> None:
-        """End the last program and its sandbox."""
-        self._end_program()
+        """End the last program with its sandbox: nobody waits for it to come to its end by itself."""
+        if self._open is not None and self._sandbox is not None:
+            self._open.output = self._sandbox.take_output()
+            self._open = self._student = None
         self._drop_sandbox()
         self._write()
 
@@ -211,11 +211,7 @@ class Specification:
             self._sandbox = None
 
     def _write(self) -> None:
-        """Replace the results file whole: whoever reads it never sees half of one."""
-        path = Path(self._job.results)
-        draft = path.with_suffix(".new")
-        draft.write_text(json.dumps([judged.to_dict() for judged in self._judged.values()]), encoding="utf-8")
-        os.replace(draft, path)
+        self._job.add_results([judged.to_dict() for judged in self._judged.values()])
 
 
 class _Current:

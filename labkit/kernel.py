@@ -6,9 +6,11 @@ A fork server calls :func:`load` once; its children call :func:`forked`, which d
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from labkit.rehearsal import load_what_it_loads
@@ -21,7 +23,9 @@ def load() -> None:
     import ipykernel.kernelapp
     import ipykernel.zmqshell  # noqa: F401
 
+    _application_class()
     load_what_it_loads(_rehearse)
+    _list_files_of_modules()
 
 
 def forked(request: dict[str, Any], _descriptors: list[int]) -> int:
@@ -50,12 +54,67 @@ def take_over(request: dict[str, Any]) -> None:
 
 def application(**traits: Any) -> Any:
     """The IPython kernel for ``sys.argv``, all but serving: that is its ``start()``. ``traits`` are IPKernelApp's."""
-    from ipykernel.kernelapp import IPKernelApp
-
     # Whose end a kernel watches for; ipykernel itself reads it from the environment when it is imported.
-    app = IPKernelApp.instance(parent_handle=os.getppid(), **traits)
+    app = _application_class().instance(parent_handle=os.getppid(), **traits)
     app.initialize()
     return app
+
+
+@functools.cache
+def _application_class() -> Any:
+    from ipykernel.kernelapp import IPKernelApp
+    from traitlets.config import Config
+
+    class Application(IPKernelApp):  # type: ignore[misc]
+        def parse_command_line(self, argv: Any = None) -> None:
+            match sys.argv[1:]:
+                case ["-f", path]:  # as nearly always: to make a parser for all there is takes longer than the sockets
+                    self.cli_config = Config(IPKernelApp={"connection_file": path})
+                    self.update_config(self.cli_config)
+                case _:
+                    super().parse_command_line(argv)
+
+    return Application
+
+
+def _list_files_of_modules() -> None:
+    """A kernel asks every module for its file, for the debugger, and by that writes a count of references in each: some
+    thousand pages that were shared become its own. Here all answers are put into one text, for it to ask.
+    """
+    from ipykernel import ipkernel
+
+    files = [file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+    ipkernel.sys = _System(_Modules("\0".join(files)))
+
+
+class _Module:
+    """What ipykernel asks a module for."""
+
+    def __init__(self, file: str) -> None:
+        self.__file__ = file
+
+
+class _Modules:
+    """What ipykernel asks ``sys.modules`` for."""
+
+    def __init__(self, files: str) -> None:
+        self._files = files
+
+    def copy(self) -> _Modules:
+        return self
+
+    def values(self) -> Iterator[_Module]:
+        return map(_Module, self._files.split("\0"))
+
+
+class _System:
+    """``sys`` with other ``modules``."""
+
+    def __init__(self, modules: _Modules) -> None:
+        self.modules = modules
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys, name)
 
 
 def _rehearse() -> None:

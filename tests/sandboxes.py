@@ -69,7 +69,7 @@ if os.fork() == 0:
 def nursery() -> str:
     """The socket of a nursery that all tests of this process share."""
     workplace = Workplace()
-    made = Nursery(workplace)
+    made = Nursery(workplace, "plain")
     atexit.register(workplace.close)
     atexit.register(made.close)
     made.ensure()

@@ -87,6 +87,8 @@ class Sandbox(ABC):
     def send(self, message: dict[str, Any], deadline: float) -> None:
         """Write one frame; ``deadline`` is on ``time.monotonic``'s clock."""
         left = memoryview(pack(message))
+        with contextlib.suppress(BrokenPipeError):  # what came before is read first, then it is said
+            left = left[self._write(left) :]
         while left:
             left = left[self._pump(deadline, writing=left) :]
 
@@ -125,7 +127,7 @@ class Sandbox(ABC):
         events = dict.fromkeys(readable, selectors.EVENT_READ)
         if writing is not None:
             events[writable] = events.get(writable, 0) | selectors.EVENT_WRITE
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:  # epoll would cost a system call for each stream
             for descriptor, mask in events.items():
                 selector.register(descriptor, mask)
             # Asked before the streams are: an answer that drips would otherwise never be late.

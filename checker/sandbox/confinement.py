@@ -28,9 +28,14 @@ Method = Literal["bubblewrap", "unshare", "plain"]
 _PROBE_SECONDS = 20
 _SEAL = Path(__file__).resolve().parent.parent.parent / "labkit" / "seal.py"
 # Says when its namespaces are complete, then does nothing until its input ends; with no right that it does not need.
-# Where it is the first process in them, the dead are its to bury: who ignores their signals need not.
-_HOLDING = "echo; exec env --ignore-signal=CHLD cat"
-_HOLD = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "/bin/sh", "-c", _HOLDING]
+# Under `unshare` it is the first process in them, and the dead are its to bury: who ignores their signals need not.
+_HOLD: dict[Method, list[str]] = {
+    "bubblewrap": ["--cap-drop", "ALL", "/bin/sh", "-c", "echo; read end"],
+    "unshare": [
+        *("setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"),
+        *("/bin/sh", "-c", "echo; exec env --ignore-signal=CHLD cat"),
+    ],
+}
 METHODS: tuple[Method, ...] = ("bubblewrap", "unshare", "plain")
 
 # What a program needs of /etc to start, resolve names and users; not the host's configuration or keys.
@@ -95,7 +100,7 @@ def holder(method: Method, confinement: Confinement) -> list[str]:
     It prints an empty line when they are complete, and ends when its standard input does.
     """
     found = _namespaces(method, confinement)
-    return [*found, *_HOLD] if found else []
+    return [*found, *_HOLD[method]] if found else []
 
 
 def _namespaces(method: Method, confinement: Confinement) -> list[str]:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from checker.sandbox.base import Sandbox, SandboxBroken, SandboxTimeout
 from checker.sandbox.config import SandboxConfig
 
-__all__ = ["SandboxPool", "SandboxUnavailable", "new_sandbox"]
+__all__ = ["SandboxPool", "SandboxUnavailable", "sandbox_class"]
 
 _START_SECONDS = 60.0
 
 
-def new_sandbox(config: SandboxConfig) -> Sandbox:
-    """A sandbox of the configured kind, not started. Docker's SDK is loaded only where it is used."""
-    if config.method == "docker":
+def sandbox_class(method: str) -> Callable[[SandboxConfig], Sandbox]:
+    """What makes a sandbox of this kind, not started. Docker's SDK is loaded only where it is used."""
+    if method == "docker":
         from checker.sandbox.docker import DockerSandbox
 
-        return DockerSandbox(config)
+        return DockerSandbox
     from checker.sandbox.process import ProcessSandbox
 
-    return ProcessSandbox(config)
+    return ProcessSandbox
 
 
 class SandboxUnavailable(RuntimeError):
@@ -58,7 +59,7 @@ class SandboxPool:
         raise SandboxUnavailable(f"The sandbox does not start: {failure}")
 
     def _started(self) -> Sandbox:
-        sandbox = new_sandbox(self._config)
+        sandbox = sandbox_class(self._config.method)(self._config)
         try:
             sandbox.start()
         except BaseException:

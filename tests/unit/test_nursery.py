@@ -45,7 +45,7 @@ def cold(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
 def test_both_parents_end_with_it_and_are_started_again_after_they_died(
     workplace: Workplace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    nursery = Nursery(workplace)
+    nursery = Nursery(workplace, detect())
     assert (nursery.sandboxes, nursery.judges) == ("", "")
     nursery.ensure()
     assert Path(nursery.sandboxes).is_socket()
@@ -78,7 +78,7 @@ def test_one_that_ends_again_and_again_is_left_alone_for_a_while(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cold(monkeypatch, [sys.executable, "-c", "raise SystemExit(4)"])
-    nursery = Nursery(workplace)
+    nursery = Nursery(workplace, detect())
     for _ in range(5):
         nursery.ensure()
     assert [record.name for record in caplog.records] == ["checker.nursery"] * 3
@@ -93,7 +93,7 @@ def test_learner_code_finds_nothing_of_the_server_in_the_memory_it_shares(
 ) -> None:
     monkeypatch.setenv("GRADLAB_SECRET", "hidden")
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "hidden")
-    nursery = Nursery(workplace)
+    nursery = Nursery(workplace, detect())
     nursery.ensure()
     try:
         assert nursery._process is not None
