@@ -17,8 +17,8 @@ __all__ = ["checker_notebook"]
 
 
 def checker_notebook(path: Path, asked: frozenset[str]) -> nbformat.NotebookNode:
-    """The notebook without the checks of exercises nobody asked for, those of each other exercise in one cell with the
-    helpers above them; the last code cell ends the last program.
+    """The notebook without the checks of exercises nobody asked for, and with those of each other exercise in one cell,
+    beside the helpers around them; the last code cell ends the last program.
 
     Whoever runs it works on a copy: it is kept, as long as the file stays the same.
     """
@@ -90,15 +90,14 @@ def _checked(cell: Any) -> set[str] | None:
         return None
     if any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in nodes):
         return None
-    return {
-        str(node.args[0].value)
-        for node in nodes
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "check"
-        and node.args
-        and isinstance(node.args[0], ast.Constant)
-    }
+    found: set[str] = set()
+    for node in nodes:
+        match node:
+            case ast.Call(func=ast.Name("check"), args=[ast.Constant(exercise)]):
+                found.add(str(exercise))
+            case ast.Call(func=ast.Name("check")):
+                return None
+    return found
 
 
 def _words(cell: Any) -> list[str]:

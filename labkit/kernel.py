@@ -62,10 +62,10 @@ def application(**traits: Any) -> Any:
 
 @functools.cache
 def _application_class() -> Any:
-    from ipykernel.kernelapp import IPKernelApp
+    from ipykernel import kernelapp
     from traitlets.config import Config
 
-    class Application(IPKernelApp):  # type: ignore[misc]
+    class IPKernelApp(kernelapp.IPKernelApp):  # type: ignore[misc]  (configuration goes by the name)
         def parse_command_line(self, argv: Any = None) -> None:
             match sys.argv[1:]:
                 case ["-f", path]:  # as nearly always: to make a parser for all there is takes longer than the sockets
@@ -74,7 +74,7 @@ def _application_class() -> Any:
                 case _:
                     super().parse_command_line(argv)
 
-    return Application
+    return IPKernelApp
 
 
 def _list_files_of_modules() -> None:

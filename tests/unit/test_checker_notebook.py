@@ -58,12 +58,28 @@ def test_what_a_cell_that_stays_speaks_of_stays_too_and_so_on(tmp_path: Path) ->
         'import math\n\n@check("second")\ndef two(): pass',
         '@check("second")\n@other\ndef two(): pass',
         "@check(name)\ndef two(): pass",
-        "def helper(): pass",  # no check at all
+        "from __future__ import annotations\ndef helper(): pass",  # has to stand at a cell's beginning
         "def broken(",
     ],
 )
 def test_a_cell_that_is_more_than_checks_is_run(tmp_path: Path, cell: str) -> None:
     assert sources(tmp_path, [cell, FIRST], "first") == [cell, FIRST]
+
+
+def test_checks_of_one_exercise_are_one_cell_beside_the_helpers_around_them(tmp_path: Path) -> None:
+    helper, second = "import math\n\ndef rounded(): pass", '@check("first")\ndef other():\n    student.first(2)'
+    assert sources(tmp_path, [helper, FIRST, second, SECOND], "first", "second") == [
+        f"{helper}\n\n\n{FIRST}\n\n\n{second}",
+        SECOND,
+    ]
+    assert sources(tmp_path, [SECOND, helper, FIRST], "first") == [f"{helper}\n\n\n{FIRST}"]
+    assert sources(tmp_path, [FIRST, helper, SECOND], "first", "second") == [f"{FIRST}\n\n\n{helper}", SECOND]
+
+
+def test_text_between_cells_keeps_them_apart(tmp_path: Path) -> None:
+    """It tells where an exercise begins, and a report reads as the notebook does."""
+    apart = f"{FIRST}\n\n# %% [markdown]\n# More of it."
+    assert sources(tmp_path, [apart, FIRST], "first") == [FIRST, FIRST]
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:

@@ -46,13 +46,14 @@ def nursery() -> Iterator[str]:
 class Lab:
     """One kernel of the spec that learners' notebooks use."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
         specs = KernelSpecManager()
         specs.kernel_dirs = [str(ROOT / "labkit" / "kernels")]
         self.manager = KernelManager(
             kernel_name="python3", kernel_spec_manager=specs, transport="ipc", ip=f"{folder}/socket"
         )
-        self.manager.start_kernel(cwd=str(folder), env=os.environ | {"PYTHONPATH": str(ROOT), "MINE": "yes"})
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "MINE": "yes"}
+        self.manager.start_kernel(cwd=str(folder), env=environment, extra_arguments=list(arguments))
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(60)
@@ -113,6 +114,30 @@ def test_it_is_interrupted_restarted_and_ended_like_any_other(nursery: str, lab:
     assert lab.manager.is_alive()
     lab.manager.shutdown_kernel(now=True)
     assert not lab.manager.is_alive()
+
+
+def test_the_debugger_knows_the_files_of_all_modules_though_no_module_was_asked(nursery: str, lab: Lab) -> None:
+    """Each that is asked becomes the kernel's own memory."""
+    assert (
+        lab.run("import ipykernel.ipkernel as i; value = type(i.sys).__name__, i.sys.platform")
+        == "('_System', 'linux')"
+    )
+    code = "import os, torch; files = get_ipython().kernel._kernel_modules; "
+    assert lab.run(f"{code}value = os.__file__ in files and torch.__file__ in files") == "True"
+    assert lab.run(f"{code}value = len(files) > 1000 and set(map(type, files)) == {{str}}") == "True"
+
+
+def test_a_kernel_minds_its_command_line(nursery: str, folder: Path, lab: Lab) -> None:
+    code = "config = get_ipython().kernel.config; value = config.get('InteractiveShell', {}).get('xmode'), "
+    code += "config['IPKernelApp']['connection_file'] == get_ipython().kernel.parent.connection_file"
+    assert lab.run(code) == "(None, True)"
+    other = Lab(folder, "--InteractiveShell.xmode=Minimal")
+    try:
+        assert isinstance(other.manager.provisioner.process, Forked)
+        assert other.run(code) == "('Minimal', True)"
+    finally:
+        other.client.stop_channels()
+        other.manager.shutdown_kernel(now=True)
 
 
 def test_no_signal_goes_to_the_number_of_one_that_has_ended(
