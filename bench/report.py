@@ -241,7 +241,7 @@ def _definitions(rows: Sequence[Row]) -> str:
         "pool.",
         "- **Private memory** is what the processes of one check (kernel and sandbox) have for themselves, beside what "
         "they share with processes that stay: each process counts with the most USS it has had.",
-        "- **In floors**: the median divided by that of the floor in the same run, which does not depend on how fast the "
+        "- **In floors**: the median divided by that of the floor in the same run. It does not depend on how fast the "
         "machine is at that hour; seconds do.",
         "- **95th percentile**: the smallest time that 95 % of the checks do not exceed.",
         "- **Kernel with torch ready**: from the request to start a kernel to its answer to "

@@ -65,7 +65,8 @@ def _application_class() -> Any:
     from ipykernel import kernelapp
     from traitlets.config import Config
 
-    class IPKernelApp(kernelapp.IPKernelApp):  # type: ignore[misc]  (configuration goes by the name)
+    # Configuration goes by the class's name.
+    class IPKernelApp(kernelapp.IPKernelApp):  # type: ignore[misc]
         def parse_command_line(self, argv: Any = None) -> None:
             match sys.argv[1:]:
                 case ["-f", path]:  # as nearly always: to make a parser for all there is takes longer than the sockets
