@@ -87,7 +87,7 @@ class Student:
 
         None of the learner's names is in it, but torch itself may have been changed by the learner.
         """
-        return Remote(self, self._ask({"op": "evaluate", "expression": expression, "keep": True}))
+        return Remote(self, self._ask({"op": "evaluate", "expression": expression}))
 
     def remote(self, target: str | Handle | Remote) -> Remote:
         """A name, or an object that an answer gave as a handle, to be used as :class:`Remote`."""

@@ -27,6 +27,7 @@ from labkit.table import (
     Handle,
     WireError,
     bytes_of,
+    legible,
 )
 
 __all__ = ["READERS", "Decoder"]
@@ -133,7 +134,7 @@ class Decoder:
         _, number, kind, shown = tree
         if type(number) is not int or not 0 <= number < 2**53 or type(kind) is not str or type(shown) is not str:
             raise WireError("malformed handle")
-        return Handle(id=number, type=_legible(kind[:MAX_TYPE]), repr=_legible(shown[:MAX_REPR]))
+        return Handle(id=number, type=legible(kind[:MAX_TYPE]), repr=legible(shown[:MAX_REPR]))
 
     def _tensor(self, tree: list[Any], depth: int) -> torch.Tensor:
         _, name, shape, axes, grad, *device = tree
@@ -210,8 +211,3 @@ def _elements(data: memoryview, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     if dtype.kind == "b" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise WireError("a bool that is neither 0 nor 1")
     return np.frombuffer(data, dtype)
-
-
-def _legible(text: str) -> str:
-    """Shown to people and stored as it is: without lone surrogates, which UTF-8 cannot say."""
-    return text.encode("utf-8", "replace").decode()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
+from labkit.table import legible
+
 __all__ = ["MAX_BASES", "MAX_MESSAGE", "MAX_NAME", "MAX_TRACEBACK", "describe"]
 
 MAX_TRACEBACK = 4_000
@@ -22,17 +24,12 @@ def describe(error: BaseException) -> dict[str, Any]:
         where = f"{frames[-1].filename.strip('<>')}, line {frames[-1].lineno}" if frames else None
     text = "".join(traceback.format_list(frames))[-MAX_TRACEBACK:]
     return {
-        "type": _legible(type(error).__name__)[:MAX_NAME],
-        "bases": [_legible(base.__name__)[:MAX_NAME] for base in type(error).__mro__[:MAX_BASES]],
-        "message": _legible(_safe_str(error))[:MAX_MESSAGE],
-        "where": where if where is None else _legible(where),
-        "traceback": _legible(text),
+        "type": legible(type(error).__name__)[:MAX_NAME],
+        "bases": [legible(base.__name__)[:MAX_NAME] for base in type(error).__mro__[:MAX_BASES]],
+        "message": legible(_safe_str(error))[:MAX_MESSAGE],
+        "where": where if where is None else legible(where),
+        "traceback": legible(text),
     }
-
-
-def _legible(text: str) -> str:
-    """The text without lone surrogates, which cannot cross the wire: an error must always arrive."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _safe_str(error: BaseException) -> str:

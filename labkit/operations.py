@@ -15,6 +15,8 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from labkit.exceptions import MAX_NAME
+
 __all__ = ["MAX_OPERATIONS", "Trace"]
 
 MAX_OPERATIONS = 500
@@ -37,7 +39,7 @@ class Trace:
 
     def add(self, name: str) -> None:
         """Count one call of ``name`` at the notebook's line that runs now."""
-        key = name[:200], _place()
+        key = name[:MAX_NAME], _place()
         if key in self._counts or len(self._counts) < MAX_OPERATIONS:
             self._counts[key] = self._counts.get(key, 0) + 1
 

@@ -77,19 +77,21 @@ def _assembled(parts: dict[str, list[tuple[int, str, str, int]]]) -> list[tuple[
 
 
 def seal(machine: str) -> None:
-    """Install the filter on this process; OSError if the kernel refuses."""
+    """Give up new privileges and install the filter on this process; OSError if the kernel refuses."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     steps = b"".join(struct.pack("=HBBI", *step) for step in program(machine))
-    if not steps:
-        return
-    text = ctypes.create_string_buffer(steps, len(steps))
-    filter_program = ctypes.create_string_buffer(struct.pack("@HP", len(steps) // 8, ctypes.addressof(text)))
+    if steps:
+        text = ctypes.create_string_buffer(steps, len(steps))
+        whole = ctypes.create_string_buffer(struct.pack("@HP", len(steps) // 8, ctypes.addressof(text)))
+        _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(whole))
+
+
+def _prctl(option: int, *arguments: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
-    address = ctypes.addressof(filter_program)
-    for arguments in ((_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, address, 0, 0)):
-        if libc.prctl(*arguments):
-            number = ctypes.get_errno()
-            raise OSError(number, f"the sandbox's system call filter cannot be installed: {os.strerror(number)}")
+    if libc.prctl(option, *arguments, *[0] * (4 - len(arguments))):
+        number = ctypes.get_errno()
+        raise OSError(number, f"the sandbox's system call filter cannot be installed: {os.strerror(number)}")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ __all__ = [
     "Handle",
     "WireError",
     "bytes_of",
+    "legible",
 ]
 
 # Python's objects take many times the bytes of the JSON they are made from, and the time to make them.
@@ -94,3 +95,8 @@ def bytes_of(shape: Any, itemsize: int) -> int:
     if extent >= 2**62:
         raise WireError(f"a shape of {shape} is too large")
     return count
+
+
+def legible(text: str) -> str:
+    """The text without lone surrogates, which are no characters: UTF-8 cannot say them, nor can they be stored."""
+    return text.encode("utf-8", "replace").decode()

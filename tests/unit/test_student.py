@@ -20,11 +20,17 @@ DEAD = "Your code ended the process it ran in, or that was killed for want of me
 
 
 def student(reply: Any) -> Student:
-    return Student(Scripted(reply), seconds=3)  # type: ignore[arg-type]
+    made = Student(Scripted(reply), seconds=3)  # type: ignore[arg-type]
+    made._number = 0  # it begins anywhere, so that no program can answer what the next one will be asked
+    return made
 
 
 def value(value: Any) -> dict[str, Any]:
     return {"n": 1, "value": value}
+
+
+def test_no_program_knows_the_numbers_of_the_next_ones_requests() -> None:
+    assert len({Student(Scripted(None), seconds=3)._number for _ in range(5)}) == 5  # type: ignore[arg-type]
 
 
 def test_an_answer_is_the_value_and_the_arguments_after() -> None:

@@ -193,3 +193,10 @@ def test_the_command_is_a_pure_function() -> None:
     first = command("bubblewrap", confinement, ["true"])
     assert first == command("bubblewrap", confinement, ["true"])
     assert first[-1] == "true"
+
+
+def test_without_a_filter_for_the_machine_there_are_still_no_new_privileges() -> None:
+    script = "from labkit import seal; seal.seal('riscv64'); print(open('/proc/self/status').read())"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "NoNewPrivs:\t1\n" in done.stdout
+    assert "Seccomp:\t0\n" in done.stdout
