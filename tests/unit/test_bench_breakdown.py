@@ -34,9 +34,9 @@ def test_a_real_check_is_taken_apart() -> None:
     assert all(seconds > 0 for seconds in found.stages)
     assert found.whole == pytest.approx(sum(found.stages))
     assert found.refill > 0
-    # Nine code cells and the job's parameters; each program is started and ended, and asked at least once a test.
-    assert found.cells == 10
-    assert found.requests > 4 * 2 + 8
+    # A cell for each exercise and the job's parameters; each program is started, and asked at least once a test.
+    assert found.cells == 5
+    assert found.requests > 4 + 8
     text = dict(rows(found))
     assert text["the whole check"] == f"{found.whole * 1000:.1f}"
-    assert "messages between papermill and the kernel (10 cells)" in text
+    assert "messages between papermill and the kernel (5 cells)" in text
