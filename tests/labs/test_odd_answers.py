@@ -55,7 +55,7 @@ class OddStudent(Student):
             return [{"value": copy.copy(self._odd)} for _ in request["calls"]]
         if request["op"] in ("module", "forward", "trace"):
             raise StudentError("TypeError", ("TypeError",), "odd", None, "")
-        if request["op"] == "put" or request.get("keep"):
+        if request["op"] in ("put", "evaluate") or request.get("keep"):
             kept = Handle(2, "lab.Kept", "kept")
             return (kept, request["args"]) if request["op"] == "call" else kept
         odd = copy.copy(self._odd)

@@ -41,13 +41,17 @@ ATTACKS = [
         """
         import os
         def energy(x):
+            started = 0
             try:
                 while True:
                     if os.fork() == 0:
                         os.setsid()  # Linux may give each session the same share of the cores
                         os.execv("/bin/sh", ["@MARK@", "-c", "while :; do :; done"])
+                    started += 1
+                    if started == 8:
+                        print("tried", flush=True)  # the others take long to start beside these
             except OSError:
-                print("tried", flush=True)
+                pass
             while True:
                 pass
         """,
