@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from checker.results import Outcome, Result
 from tests.browser.conftest import NewPage
@@ -166,6 +166,24 @@ def test_after_a_logout_the_page_asks_for_nothing_more(new_page: NewPage, portal
         page.clock.fast_forward(30_000)
         page.wait_for_timeout(50)
     assert asked[before:] == []
+
+
+def test_a_reading_that_the_logout_overtakes_is_the_last(new_page: NewPage, portal: Running) -> None:
+    page = new_page(None)
+    page.clock.install()
+    held: list[Route] = []
+    asked: list[str] = []
+    page.route("**/api/class", lambda route: held.append(route))
+    page.route("**/api/gpu", lambda route: route.fulfill(status=401, json={"detail": "Log in again."}))
+    page.on("request", lambda request: asked.append(request.url))
+    with page.expect_request("**/api/class"):
+        watch_class(page, portal)
+    page.clock.fast_forward(3_000)
+    expect(page.get_by_role("status")).to_have_text("Logged out: reload this page to log in again")
+    with page.expect_response("**/api/class"):
+        held.pop().continue_()
+    page.wait_for_timeout(200)
+    assert [url for url in asked if "faults" in url] == []
 
 
 def test_after_a_lost_connection_nothing_is_missed(new_page: NewPage, portal: Running) -> None:

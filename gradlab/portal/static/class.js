@@ -16,6 +16,7 @@ const ACTIVE_SECONDS = 600;
 // -- reading ----------------------------------------------------------------------------------------------------------
 
 async function read(path) {
+  if (stream.readyState === EventSource.CLOSED) throw new Error(`${path}: not asked for, the page is not live any more`);
   const answer = await fetch(prefix + path, { headers: { "X-XSRF-Token": xsrf }, cache: "no-store" });
   if (answer.status === 401 || answer.status === 403) {
     stream.close();
