@@ -4,14 +4,12 @@ does where the portal asks it (``/hub/api/user``, ``/hub/api/oauth2/authorize`` 
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -28,6 +26,7 @@ from gradlab.credentials import Credentials
 from gradlab.portal import HubClient, create_app
 from gradlab.settings import Settings
 from gradlab.store import Store
+from tests.handlers import JsonHandler, serving
 from tests.waiting import until
 
 __all__ = ["NAVIGATION", "PREFIX", "HubStandIn", "Running", "StubJudge", "running_portal", "verdict"]
@@ -49,16 +48,11 @@ class HubStandIn:
         self.answers_500 = False
         self.user_requests = 0
         self.failures = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = contextlib.ExitStack()
+        self.url = f"http://127.0.0.1:{self._server.enter_context(serving(_handler(self)))}"
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._server.close()
 
     def token(self, name: str, *, scopes: tuple[str, ...] = (SCOPE,), kind: str = "user") -> str:
         """A new token of this person."""
@@ -77,16 +71,16 @@ class HubStandIn:
         return self.tokens.get(token)
 
 
-def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+def _handler(hub: HubStandIn) -> type[JsonHandler]:
+    class Handler(JsonHandler):
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             if hub.answers_500:
                 hub.failures += 1
-                self._answer(500, {"status": 500, "message": "broken"})
+                self.answer(500, {"status": 500, "message": "broken"})
             elif url.path == "/hub/api/user":
                 model = hub.user(self.headers["Authorization"].removeprefix("token "))
-                self._answer(200 if model else 403, model or {"status": 403, "message": "Forbidden"})
+                self.answer(200 if model else 403, model or {"status": 403, "message": "Forbidden"})
             elif url.path == "/hub/api/oauth2/authorize":
                 query = {key: values[0] for key, values in parse_qs(url.query).items()}
                 assert query["client_id"] == "service-portal"
@@ -98,26 +92,15 @@ def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Location", back)
                 self.end_headers()
             else:
-                self._answer(404, {"status": 404})
+                self.answer(404, {"status": 404})
 
         def do_POST(self) -> None:
             form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
             name, challenge = hub.codes.pop(form["code"][0], ("", ""))
             if self.path != "/hub/api/oauth2/token" or not name or not _proves(form, challenge):
-                self._answer(400, {"error": "invalid_grant"})
+                self.answer(400, {"error": "invalid_grant"})
             else:
-                self._answer(200, {"access_token": hub.token(name), "token_type": "Bearer", "scope": SCOPE})
-
-        def _answer(self, status: int, data: Any) -> None:
-            body = json.dumps(data).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
+                self.answer(200, {"access_token": hub.token(name), "token_type": "Bearer", "scope": SCOPE})
 
     return Handler
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -37,13 +38,15 @@ __all__ = [
     "STARTED",
     "WARM",
     "configured",
+    "demanded",
+    "isolates",
     "marked",
     "nursery",
     "open_sandbox",
+    "params",
     "program",
     "run",
     "start",
-    "why_not_plain",
 ]
 
 # Process sandboxes are started, and forked from a nursery: confined in two ways that must not differ.
@@ -63,6 +66,24 @@ if os.fork() == 0:
     os.setsid()
     os.execv("/bin/sleep", ["{mark}", "600"])
 """
+
+
+def params(*methods: str) -> list[Any]:
+    """Each method's tests go to one process of the tests, which starts the sandbox that they share once."""
+    return [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in methods]
+
+
+isolates = pytest.mark.parametrize("method", params(*ISOLATING), indirect=True)
+
+
+def demanded(method: str, require: Callable[..., None]) -> str:
+    """The method itself, if it can be tried here; else ``require`` skips or fails the test."""
+    if method.startswith("plain"):
+        # An ordinary user's has neither a user id nor a PID namespace of its own: what these tests do to their own
+        # processes, kill(-1) among it, would be done to all of the user's.
+        require("root")
+    require(method.partition(",")[0], {"plain": _why_not_plain(), "plain, forked": ""}.get(method))
+    return method
 
 
 @functools.cache
@@ -101,16 +122,16 @@ class ReachableSandbox(ProcessSandbox):
 @functools.cache
 def _reaching() -> tuple[str, ...]:
     """What ``plain`` is started by, so that its user can read this environment."""
-    return () if not _why_not_plain(()) else tuple(reachable())
+    return () if not _fault_of_plain(()) else tuple(reachable())
 
 
 @functools.cache
-def why_not_plain() -> str:
+def _why_not_plain() -> str:
     """Why the agent cannot run without namespaces: its user may not read this environment. Empty if it can."""
-    return _why_not_plain(_reaching())
+    return _fault_of_plain(_reaching())
 
 
-def _why_not_plain(prefix: tuple[str, ...]) -> str:
+def _fault_of_plain(prefix: tuple[str, ...]) -> str:
     argv = command("plain", Confinement(Limits(), scratch_mb=1, uid=65_000), [sys.executable, "-c", "import labkit"])
     environment = {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([*prefix, *argv], capture_output=True, text=True, timeout=60, cwd="/", env=environment)

@@ -9,90 +9,18 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy import Engine, Integer, create_engine, event, exists, func, select, update
+from sqlalchemy import Engine, Integer, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
-from gradlab.errors import StoreError
+from gradlab.store.database import open_database
+from gradlab.store.records import Attempt, Cell, Fault, Learner, Submission
 from gradlab.store.tables import DeliveryRow, HintRow, LearnerRow, ResultRow, SubmissionRow
 
-__all__ = ["Attempt", "Cell", "Fault", "Learner", "Store", "Submission"]
-
-
-@dataclass(frozen=True)
-class Submission:
-    """An accepted notebook; ``verdict`` is the judge's JSON data once ``state`` is ``judged``."""
-
-    id: int
-    learner: str
-    lab: str
-    only: str | None
-    notebook: bytes
-    seed: int
-    state: str
-    tries: int
-    accepted_at: float
-    judged_at: float | None
-    verdict: dict[str, Any] | None
-    report: str | None
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A submission without its notebook and report, for lists."""
-
-    id: int
-    lab: str
-    only: str | None
-    state: str
-    accepted_at: float
-    judged_at: float | None
-    verdict: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Where one learner stands in one exercise: the best and the latest outcome over ``attempts`` judged attempts."""
-
-    learner: str
-    lab: str
-    exercise: str
-    points: int
-    passed: bool
-    attempts: int
-    last_outcome: str
-    last_at: float
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A submission whose ``exercises`` ended by our fault; ``causes`` are each told once, and for instructors alone."""
-
-    submission: int
-    learner: str
-    lab: str
-    exercises: tuple[str, ...]
-    causes: tuple[str, ...]
-    at: float
-
-
-@dataclass(frozen=True)
-class Learner:
-    """A person the server has seen."""
-
-    name: str
-    first_seen: float
-    last_seen: float
+__all__ = ["Store"]
 
 
 class Store:
@@ -105,26 +33,7 @@ class Store:
     @classmethod
     def open(cls, url: str) -> Store:
         """Connect and migrate. StoreError names the database and what to do."""
-        shown = url
-        try:
-            location = make_url(url)
-            shown = location.render_as_string(hide_password=True)
-            if location.get_backend_name() == "sqlite" and location.database:
-                _make_file(Path(location.database))
-            engine = create_engine(url)
-            if engine.dialect.name == "sqlite":
-                event.listen(engine, "connect", _prepare_sqlite)
-            _migrate(engine)
-        except CommandError as error:
-            raise StoreError(
-                f"The database {shown!r} was made by a newer Gradlab: {error}. Run that version, or restore a backup."
-            ) from error
-        except (ArgumentError, SQLAlchemyError, OSError, ImportError) as error:
-            raise StoreError(
-                f"The database {shown!r} cannot be opened: {str(error).splitlines()[0]}. "
-                "Check GRADLAB_DATABASE_URL and the folder's permissions."
-            ) from error
-        return cls(engine)
+        return cls(open_database(url))
 
     def close(self) -> None:
         self._engine.dispose()
@@ -140,7 +49,7 @@ class Store:
         """Everyone the server has seen, by name."""
         with self._session() as session:
             rows = session.scalars(select(LearnerRow).order_by(LearnerRow.name))
-            return [Learner(row.name, row.first_seen, row.last_seen) for row in rows]
+            return [Learner.of(row) for row in rows]
 
     # -- submissions -----------------------------------------------------------------------------------------------
 
@@ -179,7 +88,7 @@ class Store:
         """One submission whole, or None."""
         with self._session() as session:
             row = session.get(SubmissionRow, submission_id)
-            return None if row is None else _submission(row)
+            return None if row is None else Submission.of(row)
 
     def unjudged(self) -> list[tuple[int, str]]:
         """Id and learner of what has no verdict yet, oldest first: what must be judged after a restart."""
@@ -271,10 +180,7 @@ class Store:
         if lab is not None:
             query = query.where(SubmissionRow.lab == lab)
         with self._session() as session:
-            return [
-                Attempt(*row[:6], verdict=None if row.verdict is None else json.loads(row.verdict))
-                for row in session.execute(query)
-            ]
+            return [Attempt.of(row) for row in session.execute(query)]
 
     def cells(self, *, learner: str | None = None, lab: str | None = None) -> list[Cell]:
         """Where learners stand, exercise by exercise: all of them, or one learner's, or one lab's.
@@ -300,19 +206,7 @@ class Store:
             (ResultRow.submission_id == grouped.c.last) & (ResultRow.exercise == grouped.c.exercise),
         )
         with self._session() as session:
-            return [
-                Cell(
-                    learner=row.learner,
-                    lab=row.lab,
-                    exercise=row.exercise,
-                    points=row.points,
-                    passed=row.passes > 0,
-                    attempts=row.attempts,
-                    last_outcome=row.outcome,
-                    last_at=row.judged_at,
-                )
-                for row in session.execute(query)
-            ]
+            return [Cell.of(row) for row in session.execute(query)]
 
     def faults(self, *, since: float) -> list[Fault]:
         """What has ended by our fault since then and has had no verdict afterwards, newest first."""
@@ -338,7 +232,7 @@ class Store:
         )
         with self._session() as session:
             rows = session.execute(query).all()
-        return [_fault(list(group)) for _, group in groupby(rows, key=lambda row: row.submission_id)]
+        return [Fault.of(list(group)) for _, group in groupby(rows, key=lambda row: row.submission_id)]
 
     # -- hints -----------------------------------------------------------------------------------------------------
 
@@ -389,59 +283,3 @@ class Store:
                 where=LearnerRow.last_seen < now,
             )
         )
-
-
-def _submission(row: SubmissionRow) -> Submission:
-    return Submission(
-        id=row.id,
-        learner=row.learner,
-        lab=row.lab,
-        only=row.only,
-        notebook=zlib.decompress(row.notebook),
-        seed=row.seed,
-        state=row.state,
-        tries=row.tries,
-        accepted_at=row.accepted_at,
-        judged_at=row.judged_at,
-        verdict=None if row.verdict is None else json.loads(row.verdict),
-        report=None if row.report is None else zlib.decompress(row.report).decode(),
-    )
-
-
-def _fault(rows: Sequence[Any]) -> Fault:
-    return Fault(
-        submission=rows[0].submission_id,
-        learner=rows[0].learner,
-        lab=rows[0].lab,
-        exercises=tuple(row.exercise for row in rows),
-        causes=tuple(dict.fromkeys(row.cause for row in rows if row.cause)),
-        at=rows[0].judged_at,
-    )
-
-
-def _make_file(path: Path) -> None:
-    """A new database is its owner's alone, whatever the umask: it holds everybody's answers. Its WAL follows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    """WAL lets readers go on while one writes; FULL keeps an acknowledged submission through a power cut."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout=15000")
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _migrate(engine: Engine) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        if connection.dialect.name == "sqlite":
-            # The driver begins a transaction only before INSERT and the like. Processes that start together would all
-            # find no tables and make them; so one goes first, and a migration that fails leaves nothing half-made.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")

@@ -11,7 +11,9 @@ from bench.environments import BenchError, _uv
 from bench.formats import exercises
 from bench.kernels import LAB_KERNELS, no_kernel
 from bench.measure import Failed, Memory, Sample
-from bench.tools import AT_ONCE, Floor, Tool, Warm, _each, _verdict_marks
+from bench.tools import Floor, Tool, Warm
+from bench.tools.ours import _verdict_marks
+from bench.tools.peers import AT_ONCE, _each
 
 
 class Marking(Tool):

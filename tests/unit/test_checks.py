@@ -1,90 +1,22 @@
-"""Queueing, superseding, retrying and resuming, with judges that do as they are told."""
+"""Queueing, superseding and retrying, with judges that do as they are told."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from checker.engine import NotebookError
 from checker.results import Outcome
-from gradlab.checks import STARTS, TRIES, Checks, Event, assignment
+from gradlab.checks import TRIES, Event, assignment
 from gradlab.course import Course
 from gradlab.errors import SubmissionRefused
 from gradlab.store import Store
-from tests.courses import write_course
+from tests.checks import MIB, Make, causes, ended, outcomes, state
 from tests.judges import ScriptedJudge
 from tests.waiting import until
-
-MIB = 1 << 20
-Make = Callable[..., Checks]
-
-
-@pytest.fixture
-def course(tmp_path: Path) -> Course:
-    return write_course(tmp_path / "course").load()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store.open(f"sqlite:///{tmp_path / 'gradlab.sqlite'}")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def make(course: Course, store: Store) -> Iterator[Make]:
-    """Checks on the test's store; closed, and its threads ended, after the test."""
-    opened: list[tuple[Checks, ThreadPoolExecutor, ScriptedJudge]] = []
-
-    def make(judge: ScriptedJudge, *, workers: int = 2, course: Course = course) -> Checks:
-        executor = ThreadPoolExecutor(workers)
-        checks = Checks(course, store, judge, executor, notebook_bytes=MIB, retry_seconds=0.01)
-        opened.append((checks, executor, judge))
-        return checks
-
-    yield make
-    for checks, executor, judge in opened:
-        judge.gate.set()
-        checks.close()
-        executor.shutdown()
-
-
-@pytest.fixture
-def notebook(course: Course) -> bytes:
-    return course.labs[0].notebook.encode()
-
-
-def outcomes(store: Store, submission: int) -> list[str]:
-    found = store.submission(submission)
-    assert found is not None
-    assert found.verdict is not None
-    return [result["outcome"] for result in found.verdict["results"]]
-
-
-def state(store: Store, submission: int) -> str:
-    found = store.submission(submission)
-    assert found is not None
-    return found.state
-
-
-def causes(store: Store) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-    """What the instructor reads of our faults: learner, exercises and causes."""
-    return [(fault.learner, fault.exercises, fault.causes) for fault in store.faults(since=0)]
-
-
-def ended(checks: Checks, *numbers: int) -> None:
-    """Wait until these are judged or superseded."""
-    until(lambda: all(state(checks._store, number) != "accepted" for number in numbers))
 
 
 def test_an_accepted_notebook_gets_a_stored_verdict(make: Make, store: Store, notebook: bytes) -> None:
@@ -332,44 +264,6 @@ def test_a_failing_database_ends_no_thread_and_loses_no_submission(
     assert (state(store, first), state(store, second)) == ("superseded", "judged")
 
 
-def test_resume_judges_what_a_crash_left(make: Make, store: Store, notebook: bytes) -> None:
-    left = [store.accept(name, "tensors", notebook, seed=7, now=1.0)[0] for name in ("ada", "bob")]
-    judge = ScriptedJudge()
-    checks = make(judge)
-    assert checks.resume() == 2
-    ended(checks, *left)
-    assert outcomes(store, left[0]) == ["passed", "passed"]
-    assert {seed for _, _, seed, _ in judge.calls} == {7}
-    assert checks.resume() == 0
-
-
-def test_resume_keeps_one_running_and_one_waiting_per_learner(make: Make, store: Store, notebook: bytes) -> None:
-    left = [store.accept("ada", "tensors", notebook, seed=7, now=1.0)[0] for _ in range(3)]
-    checks = make(ScriptedJudge())
-    checks.resume()
-    ended(checks, *left)
-    assert [state(store, number) for number in left] == ["judged", "superseded", "judged"]
-
-
-def test_a_lab_that_is_gone_at_resume_is_our_fault_and_does_not_loop(make: Make, store: Store, notebook: bytes) -> None:
-    gone = store.accept("ada", "chess", notebook, seed=7, now=1.0)[0]
-    renamed = store.accept("bob", "tensors", notebook, only="mate", seed=7, now=1.0)[0]
-    judge = ScriptedJudge()
-    checks = make(judge)
-    checks.resume()
-    ended(checks, gone)
-    ended(checks, renamed)
-    assert outcomes(store, gone) == outcomes(store, renamed) == ["our fault"]
-    found = store.submission(gone)
-    assert found is not None
-    assert found.verdict is not None
-    assert "the course has changed. There is no lab 'chess'" in found.verdict["results"][0]["message"]
-    gone_cause = "The course has changed. There is no lab 'chess' on this server. It has: tensors."
-    assert ("ada", ("chess",), (gone_cause,)) in causes(store)
-    assert judge.calls == []
-    assert store.unjudged() == []
-
-
 def test_a_notebook_that_the_changed_lab_does_not_know_is_our_fault_at_once(
     make: Make, store: Store, notebook: bytes
 ) -> None:
@@ -387,19 +281,6 @@ def test_a_notebook_that_the_changed_lab_does_not_know_is_our_fault_at_once(
     assert len(judge.calls) == 1
     [(_, _, cause)] = causes(store)
     assert cause == ("The lab has changed since. The notebook has no exercise of this lab in it.",)
-
-
-def test_a_submission_that_kills_every_start_is_given_up(make: Make, store: Store, notebook: bytes) -> None:
-    number = store.accept("ada", "tensors", notebook, seed=7, now=1.0)[0]
-    for _ in range(STARTS):
-        store.count_try(number)
-    judge = ScriptedJudge()
-    checks = make(judge)
-    checks.resume()
-    ended(checks, number)
-    assert outcomes(store, number) == ["our fault", "our fault"]
-    assert causes(store)[0][2] == ("The judge began 10 times and came to no verdict.",)
-    assert judge.calls == []
 
 
 def test_a_failing_or_unsubscribed_listener_disturbs_nobody(
@@ -423,25 +304,6 @@ def test_a_failing_or_unsubscribed_listener_disturbs_nobody(
     assert "A listener failed" in caplog.text
 
 
-def test_closing_leaves_what_is_not_judged_for_the_next_start(make: Make, store: Store, notebook: bytes) -> None:
-    judge = ScriptedJudge([RuntimeError("the judge was closed under it")])
-    judge.gate.clear()
-    checks = make(judge)
-    running = checks.accept("ada", "tensors", notebook)
-    waiting = checks.accept("ada", "tensors", notebook)
-    until(lambda: judge.running == 1)
-    checks.close(seconds=0.05)
-    judge.gate.set()
-    until(lambda: judge.running == 0)
-    checks.close()
-    assert store.unjudged() == [(running, "ada"), (waiting, "ada")]
-    with pytest.raises(
-        SubmissionRefused, match=r"The server is stopping\. Run the check again in a minute\."
-    ) as refusal:
-        checks.accept("ada", "tensors", notebook)
-    assert refusal.value.status == 503
-
-
 def test_the_judge_gets_the_lab_as_the_course_describes_it(course: Course) -> None:
     given = assignment(course.labs[0])
     assert (given.slug, given.template, given.checks) == ("tensors", course.labs[0].notebook, course.labs[0].checks)
@@ -449,50 +311,3 @@ def test_the_judge_gets_the_lab_as_the_course_describes_it(course: Course) -> No
         ("rank_of", 2, ("rank_of",), ()),
         ("double", 3, ("double",), ("rank_of",)),
     ]
-
-
-CRASHING = """
-import sys, threading
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from gradlab.checks import Checks
-from gradlab.course import Course
-from gradlab.store import Store
-
-class Hanging:
-    def check(self, *args, **kwargs):
-        print("judging", flush=True)
-        threading.Event().wait()
-
-labs, hidden, url = sys.argv[1:]
-course = Course.load(Path(labs), Path(hidden))
-checks = Checks(course, Store.open(url), Hanging(), ThreadPoolExecutor(1), notebook_bytes=1 << 20)
-notebook = course.labs[0].notebook.encode()
-print(checks.accept("ada", "tensors", notebook), flush=True)
-print(checks.accept("bob", "tensors", notebook), flush=True)
-threading.Event().wait()
-"""
-
-
-def test_a_killed_server_owes_nobody_a_verdict_after_the_next_start(tmp_path: Path) -> None:
-    folder = write_course(tmp_path / "course")
-    url = f"sqlite:///{tmp_path / 'gradlab.sqlite'}"
-    child = subprocess.Popen(
-        [sys.executable, "-c", CRASHING, str(folder.labs), str(folder.checks), url], stdout=subprocess.PIPE, text=True
-    )
-    with child:
-        assert child.stdout is not None
-        said = [child.stdout.readline().strip() for _ in range(3)]  # two ids and "judging", in any order
-        os.kill(child.pid, signal.SIGKILL)
-    assert child.returncode == -signal.SIGKILL
-    assert "judging" in said
-    store = Store.open(url)
-    left = sorted(int(word) for word in said if word != "judging")
-    assert sorted(number for number, _ in store.unjudged()) == left
-    with ThreadPoolExecutor(1) as executor:
-        checks = Checks(folder.load(), store, ScriptedJudge(), executor, notebook_bytes=MIB)
-        assert checks.resume() == 2
-        ended(checks, *left)
-        checks.close()
-    assert [outcomes(store, number) for number in left] == [["passed", "passed"]] * 2
-    store.close()

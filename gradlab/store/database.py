@@ -1,0 +1,69 @@
+"""The database below the store: opened, prepared and brought up to date before anybody reads from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from gradlab.errors import StoreError
+
+__all__ = ["open_database"]
+
+
+def open_database(url: str) -> Engine:
+    """An engine for this SQLAlchemy URL, its database made or migrated. StoreError names it and what to do."""
+    shown = url
+    try:
+        location = make_url(url)
+        shown = location.render_as_string(hide_password=True)
+        if location.get_backend_name() == "sqlite" and location.database:
+            _make_file(Path(location.database))
+        engine = create_engine(url)
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _prepare_sqlite)
+        _migrate(engine)
+    except CommandError as error:
+        raise StoreError(
+            f"The database {shown!r} was made by a newer Gradlab: {error}. Run that version, or restore a backup."
+        ) from error
+    except (ArgumentError, SQLAlchemyError, OSError, ImportError) as error:
+        raise StoreError(
+            f"The database {shown!r} cannot be opened: {str(error).splitlines()[0]}. "
+            "Check GRADLAB_DATABASE_URL and the folder's permissions."
+        ) from error
+    return engine
+
+
+def _make_file(path: Path) -> None:
+    """A new database is its owner's alone, whatever the umask: it holds everybody's answers. Its WAL follows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    """WAL lets readers go on while one writes; FULL keeps an acknowledged submission through a power cut."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout=15000")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _migrate(engine: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            # The driver begins a transaction only before INSERT and the like. Processes that start together would all
+            # find no tables and make them; so one goes first, and a migration that fails leaves nothing half-made.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
