@@ -32,7 +32,7 @@ from checker.kernels import KernelPool
 from checker.results import Outcome
 from checker.sandbox.confinement import detect
 
-__all__ = ["STAGES", "Breakdown", "breakdown", "rows", "stages"]
+__all__ = ["STAGES", "Breakdown", "Dissection", "rows", "stages"]
 
 STAGES = (
     "handed in: stored, and taken up by a thread",
@@ -68,7 +68,7 @@ waited = [0.0, 0]
 Sandbox.send, Sandbox.receive = timed(Sandbox.send, 1), timed(Sandbox.receive, 0)
 Specification._drop_sandbox = timed(Specification._drop_sandbox, 0)
 """
-_WAITED = "\nspecification.close()\nprint(*waited)\n"
+_WAITED = "\nfrom checker.spec import end\nend()\nprint(*waited)\n"
 
 
 @dataclass(frozen=True)
@@ -85,22 +85,47 @@ class Breakdown:
     requests: int
 
 
-def breakdown(sandbox: str, checks: int) -> Breakdown:
-    """Take apart this many checks after a warm-up, each begun with a full pool. Failed if one has not full marks."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gradlab-breakdown-")))
-        notebook = _course(folder)
-        watch = stack.enter_context(_watching())
-        host = stack.enter_context(hosting(settings_for(sandbox, folder)))
-        found = [_taken_apart(host, notebook, watch) for _ in range(checks + 1)][1:]
-        refill = median(watch.starts)
-    return Breakdown(
-        stages=tuple(median(seconds) for seconds in zip(*(check.stages for check in found), strict=True)),
-        whole=median(sum(check.stages) for check in found),
-        refill=refill,
-        cells=found[0].cells,
-        requests=found[0].requests,
-    )
+class Dissection:
+    """Checks in one kind of sandbox, taken apart: a few at a time, in turns with what they are compared with.
+
+    A context manager: its judges wait warm from its beginning to its end.
+    """
+
+    def __init__(self, sandbox: str) -> None:
+        self._sandbox = sandbox
+        self._stack = ExitStack()
+        self._watch = _Watch()
+        self._found: list[_Check] = []
+
+    def __enter__(self) -> Dissection:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gradlab-breakdown-")))
+            self._notebook = _course(folder)
+            with _watched(self._watch):
+                self._host = stack.enter_context(hosting(settings_for(self._sandbox, folder)))
+                self._watch.settle()
+                _taken_apart(self._host, self._notebook, self._watch)  # the warm-up
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+
+    def check(self, times: int) -> None:
+        """Take apart so many checks, each begun with a full pool. Failed if one has not full marks."""
+        with _watched(self._watch):
+            self._found += [_taken_apart(self._host, self._notebook, self._watch) for _ in range(times)]
+
+    @property
+    def breakdown(self) -> Breakdown:
+        """Of all checks so far, of which there must be one."""
+        return Breakdown(
+            stages=tuple(median(seconds) for seconds in zip(*(check.stages for check in self._found), strict=True)),
+            whole=median(sum(check.stages) for check in self._found),
+            refill=median(self._watch.starts),
+            cells=self._found[0].cells,
+            requests=self._found[0].requests,
+        )
 
 
 def stages(marks: Mapping[str, float], cells: Sequence[tuple[float, float]], waited: float) -> tuple[float, ...]:
@@ -173,6 +198,7 @@ class _Watch:
     def settle(self) -> None:
         """Wait until no judge is being started any more."""
         deadline = time.monotonic() + _WARM_SECONDS
+        self._changed = time.monotonic()
         while not self.starts or self._starting or time.monotonic() - self._changed < _QUIET_SECONDS:
             if time.monotonic() > deadline:
                 raise Failed(f"The pool of judges is not full {_WARM_SECONDS:g} s after a check.")
@@ -180,8 +206,8 @@ class _Watch:
 
 
 @contextmanager
-def _watching() -> Iterator[_Watch]:
-    watch = _Watch()
+def _watched(watch: _Watch) -> Iterator[None]:
+    """Only while its own checks run: all judges are of this process, and others take their turns here, too."""
     execute = watch.around(papermill.execute_notebook, "papermill", "papermill done")
     with (
         patch.object(papermill, "execute_notebook", execute),
@@ -189,7 +215,7 @@ def _watching() -> Iterator[_Watch]:
         patch.object(Host, "check", watch.around(Host.check, "accept", "stored")),
         patch.object(KernelPool, "_start", watch.around_start(KernelPool._start)),
     ):
-        yield watch
+        yield
 
 
 @dataclass(frozen=True)
@@ -200,8 +226,8 @@ class _Check:
 
 
 def _taken_apart(host: Host, notebook: bytes, watch: _Watch) -> _Check:
-    watch.settle()
     host.check([notebook])
+    watch.settle()
     verdict = watch.returned["judge"]
     if not all(result.outcome is Outcome.PASSED for result in verdict.results):
         raise Failed(f"A check that was to be taken apart has not full marks: {verdict.results}")
@@ -231,7 +257,9 @@ def main() -> None:
     sandbox = sys.argv[1] if len(sys.argv) > 1 else detect()
     table = Table("stage", "ms", title=f"Where the time of a check goes: {sandbox}")
     table.columns[1].justify = "right"
-    for row in rows(breakdown(sandbox, _CHECKS)):
+    with Dissection(sandbox) as dissection:
+        dissection.check(_CHECKS)
+    for row in rows(dissection.breakdown):
         table.add_row(*row)
     Console(highlight=False).print(table)
 

@@ -23,7 +23,7 @@ import psutil
 from rich.console import Console
 
 from bench import tools
-from bench.breakdown import breakdown
+from bench.breakdown import Dissection
 from bench.breakdown import rows as stages
 from bench.environments import BenchError, ensure, version_in
 from bench.formats import exercises
@@ -36,10 +36,12 @@ from checker.sandbox.confinement import detect
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 # Ten submissions are ten checks already; more rounds of them would take the whole run past ten minutes.
 ROUNDS, MANY_ROUNDS = 5, 3
-BREAKDOWN_CHECKS = 20
+TAKEN_APART = 4  # of each of our sandboxes in each round
 PLAIN_KERNEL = LAB_KERNEL = "python3"
 
 Say = Callable[[str], None]
+# The lines of its table, by the key of the row.
+Breakdowns = dict[str, list[tuple[str, str]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{time.monotonic() - started:6.1f} s  {text}", file=sys.stderr, flush=True)
 
     try:
-        rows, kernels = _measured(rounds, many_rounds, say)
-        breakdowns = _broken_down(rows, 2 if options.quick else BREAKDOWN_CHECKS, say)
+        rows, kernels, breakdowns = _measured(rounds, many_rounds, say)
     except (BenchError, Failed) as error:
         print(f"The benchmark ended: {error}", file=sys.stderr)
         return 1
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measured(rounds: int, many_rounds: int, say: Say) -> tuple[list[Row], Kernels]:
+def _measured(rounds: int, many_rounds: int, say: Say) -> tuple[list[Row], Kernels, Breakdowns]:
     say("the peers' environments (made at the first run, a minute or two)")
     for name in ("nbgrader", "otter"):
         ensure(name)
@@ -92,16 +93,21 @@ def _measured(rounds: int, many_rounds: int, say: Say) -> tuple[list[Row], Kerne
             say(f"{tool.title}: the wrong notebook; memory")
             tool.wrong()
             rows[tool.key].memory = tool.memory()  # the warm-up, too: files are in memory now
+        ours = {"process": detect(), "docker": "docker"}
+        dissections = {tool.key: stack.enter_context(Dissection(ours[tool.key])) for tool in used if tool.key in ours}
         for number in range(rounds):
             say(f"one submission, round {number + 1} of {rounds}")
             for tool in used:
                 rows[tool.key].ones += [tool.one() for _ in range(tool.checks)]
+                if tool.key in dissections:
+                    dissections[tool.key].check(TAKEN_APART)
         for number in range(many_rounds):
             say(f"ten submissions, round {number + 1} of {many_rounds}")
             for tool in used:
                 if not tool.no_many:
                     rows[tool.key].manys.append(tool.many())
-    return list(rows.values()), _kernels(rounds, say)
+        breakdowns = {key: stages(dissection.breakdown) for key, dissection in dissections.items()}
+    return list(rows.values()), _kernels(rounds, say), breakdowns
 
 
 def _tools(folder: Path, stack: ExitStack, say: Say) -> tuple[dict[str, Row], list[Tool]]:
@@ -133,14 +139,6 @@ def _tools(folder: Path, stack: ExitStack, say: Say) -> tuple[dict[str, Row], li
         used.append(tool)
         rows[key] = Row(key, tool.title, tool.definition, MANY, no_many=tool.no_many)
     return rows, used
-
-
-def _broken_down(rows: Sequence[Row], checks: int, say: Say) -> dict[str, list[tuple[str, str]]]:
-    """The stages of a check for each of our sandboxes that was measured."""
-    sandboxes = {"process": detect(), "docker": "docker"}
-    measured = [row.key for row in rows if row.key in sandboxes and row.ones]
-    say("where the time goes")
-    return {key: stages(breakdown(sandboxes[key], checks)) for key in measured}
 
 
 def _kernels(rounds: int, say: Say) -> Kernels:

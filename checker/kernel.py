@@ -1,4 +1,4 @@
-"""The judge's kernel: an ordinary ipykernel that has the judge's modules loaded and a sandbox waiting.
+"""The judge's kernel: it has the judge's modules loaded, and a sandbox waiting.
 
 Forked from :func:`serve`'s process, or started as ``python -m checker.kernel -f CONNECTION_FILE``. It is trusted:
 learner code never runs here.
@@ -7,17 +7,21 @@ learner code never runs here.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from checker.sandbox.config import ENVIRONMENT, SandboxConfig
-from checker.sandbox.pool import SandboxPool, sandbox_class
-from labkit import kernel
+from jupyter_client.connect import write_connection_file
+
+from checker.interpreter import Application
+from checker.sandbox.pool import sandbox_class, sandboxes
 from labkit.forkserver import ForkServer
+from labkit.kernel import take_over
+from labkit.rehearsal import load_what_it_loads
 
 __all__ = ["forked", "main", "serve"]
 
@@ -28,15 +32,15 @@ _PATIENT = 10
 def main() -> None:
     """Start the sandbox, then import what checks need while it does the same, then serve."""
     _watch_parent()
-    sandboxes = _sandboxes()
+    sandboxes().warm()
 
     import torch
 
     import checker.spec  # noqa: F401  (imported so that the notebook finds it loaded)
 
     torch.set_num_threads(1)
-    sandboxes.wait_warm()
-    _application(sandboxes).start()
+    sandboxes().wait_warm()
+    _application().start()
 
 
 def serve(request: dict[str, Any], _descriptors: list[int]) -> int:
@@ -46,11 +50,10 @@ def serve(request: dict[str, Any], _descriptors: list[int]) -> int:
     """
     server = ForkServer(request["path"], forked)
 
-    import checker.spec
-    import checker.stream  # noqa: F401
+    import checker.spec  # noqa: F401
 
     sandbox_class(request["sandbox"])
-    kernel.load()
+    load_what_it_loads(_rehearse)
     server.serve()
     return 0
 
@@ -58,12 +61,12 @@ def serve(request: dict[str, Any], _descriptors: list[int]) -> int:
 def forked(request: dict[str, Any], _descriptors: list[int]) -> int:
     """The kernel in a child of :func:`serve`, with its sandbox ready."""
     with _patience():
-        kernel.take_over(request)
-        sandboxes = _sandboxes()
-        app = _application(sandboxes)
-        _touch(app)
-        sandboxes.wait_warm()
-    app.start()
+        take_over(request)
+        sandboxes().warm()
+        application = _application()
+        _touch(application)
+        sandboxes().wait_warm()
+    application.start()
     return 0
 
 
@@ -79,51 +82,31 @@ def _patience() -> Iterator[None]:
         os.setpriority(os.PRIO_PROCESS, int(thread), 0)
 
 
-def _sandboxes() -> SandboxPool:
-    sandboxes = SandboxPool(SandboxConfig(**json.loads(os.environ[ENVIRONMENT])))
-    sandboxes.warm()
-    return sandboxes
+def _application() -> Application:
+    """The kernel for ``sys.argv``, all but serving: that is its ``start()``."""
+    application = Application(sys.argv[sys.argv.index("-f") + 1])
+    application.initialize()
+    return application
 
 
-def _application(sandboxes: SandboxPool) -> Any:
-    from traitlets.config import Config
-
-    config = Config(
-        {
-            # Hidden checks are no history: nobody shall find them in a file.
-            "HistoryManager": {"enabled": False},
-            # A nap after each cell, in which output might arrive that a person waits for.
-            "IPythonKernel": {"_execute_sleep": 0.0},
-            # Else every cell is compiled once more, to see whether it awaits anything.
-            "InteractiveShell": {"autoawait": False},
-        }
-    )
-    app = kernel.application(config=config, outstream_class="checker.stream.Stream", user_ns={"sandboxes": sandboxes})
-    _take_plain_python(app.kernel.shell)
-    return app
+def _rehearse() -> None:
+    """Start a kernel in a folder of its own and run a cell in it, as far as that goes without a client."""
+    with tempfile.TemporaryDirectory(prefix="gradlab-rehearsal-") as folder:
+        write_connection_file(f"{folder}/connection.json", transport="ipc", ip=f"{folder}/socket")
+        application = Application(f"{folder}/connection.json")
+        application.initialize()
+        application.kernel.kernel_info  # noqa: B018  (looks for a debugger)
+        _touch(application)
 
 
-def _take_plain_python(shell: Any) -> None:
-    """Checks are Python without magics, and no debugger looks for their files: both take longer than a short check."""
-    from IPython.core.compilerop import CachingCompiler
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    class Plain(TransformerManager):  # type: ignore[misc]
-        def transform_cell(self, cell: str) -> str:
-            return cell if cell.endswith("\n") else f"{cell}\n"
-
-    shell.input_transformer_manager = Plain()
-    shell.compile = CachingCompiler()
-
-
-def _touch(app: Any) -> None:
+def _touch(application: Application) -> None:
     """Do what every check does, before it is waited for: at the first write each page is copied from the parent's."""
     from checker.compare import Tolerance, difference
     from checker.draw import Draw
 
     inputs = Draw(0, "touch").tensor(3, 4)
     difference(inputs.softmax(0), inputs.softmax(1), Tolerance(), inputs=(inputs,))
-    app.kernel.shell.run_cell("def touched(): 'Nothing.'", store_history=False, silent=True)
+    application.kernel.run("def touched(): 'Nothing.'")
 
 
 def _watch_parent() -> None:

@@ -35,7 +35,6 @@ __all__ = ["KernelPool", "KernelUnavailable"]
 log = logging.getLogger(__name__)
 
 _START_SECONDS = 120
-_STARTS_AT_ONCE = 2
 _LOOK_SECONDS = 0.5  # how often it is looked whether a kernel that says nothing still lives
 
 
@@ -149,11 +148,12 @@ class KernelPool:
         self._closed = False
         self._swept = False
         self._nursery = Nursery(workplace, config.method)
-        # The same threads for good: jupyter_client leaves an event loop behind in every one that starts a kernel.
-        self._refills = ThreadPoolExecutor(_STARTS_AT_ONCE, thread_name_prefix="judge-refill")
+        # One a core: more would only take turns. The same threads for good: jupyter_client leaves an event loop behind
+        # in every one that starts a kernel.
+        self._refills = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="judge-refill")
 
     def warm(self) -> None:
-        """Start what is missing, in the background and two at a time: more would only take turns on the cores."""
+        """Start what is missing, in the background and as many at a time as there are cores."""
         with self._lock:
             if not self._swept and not self._closed:
                 self._swept = True

@@ -35,7 +35,7 @@ def _read(path: Path, _changed: int, asked: frozenset[str]) -> nbformat.Notebook
         if "parameters" in cell.metadata.get("tags", ()):
             cell.metadata.tags.append("skip-execution")  # what papermill writes below it is all there is to run
     # No cell of its own, which would cost a round trip.
-    code[-1].source += "\n\nspecification.close()"
+    code[-1].source += "\n\nfrom checker.spec import end\n\nend()"
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index}"
         cell.metadata.setdefault("tags", [])
@@ -63,7 +63,7 @@ def _needed(cells: list[Any], asked: frozenset[str]) -> list[Any]:
 
 
 def _together(cells: list[Any]) -> list[Any]:
-    """Fewer cells that run the same: each costs a round trip, and longer in IPython than a short check takes.
+    """Fewer cells that run the same: each costs a round trip.
 
     Checks of two exercises stay apart, so that each has a cell's time and outputs of its own.
     """

@@ -36,11 +36,10 @@ from checker.draw import Draw
 from checker.job import Job, JobTask
 from checker.results import CheckLine, Outcome
 from checker.sandbox.base import OutputFlood, Sandbox, SandboxBroken, SandboxTimeout
-from checker.sandbox.config import SandboxConfig
-from checker.sandbox.pool import SandboxPool, SandboxUnavailable
+from checker.sandbox.pool import SandboxPool, SandboxUnavailable, sandboxes
 from checker.student import Answer, Failure, ProgramEnded, Student, StudentError
 
-__all__ = ["Answer", "Failure", "Specification", "begin"]
+__all__ = ["Answer", "Failure", "Specification", "begin", "end"]
 
 MAX_OUTPUT = 20_000
 
@@ -225,16 +224,21 @@ class _Current:
         return getattr(getattr(self._specification, self._attribute), name)
 
 
+# The job whose checks this process runs: a notebook has no other way to its end.
+_running: Specification | None = None
+
+
 def begin(job: str) -> tuple[Callable[[str], Callable[[Callable[[], None]], Callable[[], None]]], Any, Any]:
     """``check, student, draw`` for the job file at this path; in the judge's kernel its warm sandbox is used."""
-    from IPython.core.getipython import get_ipython
-
-    shell = get_ipython()
-    pool = shell.user_ns.get("sandboxes") if shell is not None else None
-    specification = Specification(Job.read(Path(job)), pool or SandboxPool(SandboxConfig()))
-    if shell is not None:
-        shell.user_ns["specification"] = specification
+    global _running
+    _running = specification = Specification(Job.read(Path(job)), sandboxes())
     return specification.check, _Current(specification, "student"), _Current(specification, "draw")
+
+
+def end() -> None:
+    """End what :func:`begin` began: the last cell does."""
+    if _running is not None:
+        _running.close()
 
 
 def _settled(task: JobTask) -> tuple[list[CheckLine], Outcome | None, str]:

@@ -35,6 +35,7 @@ __all__ = ["ForkServer", "Forked", "die_with_parent", "fork", "fork_soon", "wait
 _LARGEST = 1 << 18
 _MOST_DESCRIPTORS = 8
 _PR_SET_PDEATHSIG = 1
+_PAUSE_SECONDS = 0.2
 _MADV_COLLAPSE, _HUGE = 25, 2 << 20
 
 # A child's work: the request, and the descriptors that came with it. What it returns is the exit status.
@@ -155,6 +156,7 @@ class ForkServer:
         self._socket.listen(64)
         os.rename(f"{path}.new", path)  # who finds the name finds a listener
         self._selector = selectors.DefaultSelector()
+        self._listening = False
         self._children: dict[int, socket.socket] = {}
 
     def serve(self) -> None:
@@ -165,16 +167,26 @@ class ForkServer:
         gc.collect()
         gc.freeze()
         gather_pages()
-        self._selector.register(self._socket, selectors.EVENT_READ, self._accept)
         self._selector.register(0, selectors.EVENT_READ, self._end)
         while True:
+            if not self._listening:
+                self._selector.register(self._socket, selectors.EVENT_READ, self._accept)
+                self._listening = True
             for key, _ in self._selector.select():
                 key.data(key.fileobj)
+            if not self._listening:
+                time.sleep(_PAUSE_SECONDS)
 
     def _accept(self, _listener: object) -> None:
-        with contextlib.suppress(OSError):  # whoever asked has gone, or no descriptor is free: it stays in the line
+        try:
             connection, _ = self._socket.accept()
-            self._selector.register(connection, selectors.EVENT_READ, self._asked)
+        except ConnectionError:  # whoever asked has gone
+            return
+        except OSError:  # no descriptor is free: who asked stays in the line, of which the selector would tell for ever
+            self._selector.unregister(self._socket)
+            self._listening = False
+            return
+        self._selector.register(connection, selectors.EVENT_READ, self._asked)
 
     def _asked(self, connection: socket.socket) -> None:
         """Fork for the request that came. Whatever fails is this request's failure: the other children live on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from gradlab.errors import StoreError
 
 __all__ = ["open_database"]
+
+_BUSY_SECONDS = 15.0
 
 
 def open_database(url: str) -> Engine:
@@ -50,11 +54,25 @@ def _make_file(path: Path) -> None:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     """WAL lets readers go on while one writes; FULL keeps an acknowledged submission through a power cut."""
     cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout=15000")
-    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000:.0f}")
+    _write_ahead(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Switch to WAL; OperationalError after the usual time. SQLite itself does not wait for this if another process is
+    about to write, as one that starts together with this one may be."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _migrate(engine: Engine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.breakdown import STAGES, breakdown, rows, stages
+from bench.breakdown import STAGES, Dissection, rows, stages
 from checker.sandbox.confinement import detect
 
 MARKS = {
@@ -30,7 +30,10 @@ def test_every_moment_belongs_to_one_stage() -> None:
 
 
 def test_a_real_check_is_taken_apart() -> None:
-    found = breakdown(detect(), 1)
+    with Dissection(detect()) as dissection:
+        dissection.check(1)
+        dissection.check(1)
+    found = dissection.breakdown
     assert all(seconds > 0 for seconds in found.stages)
     assert found.whole == pytest.approx(sum(found.stages))
     assert found.refill > 0

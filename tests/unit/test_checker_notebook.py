@@ -18,6 +18,7 @@ check, student, draw = begin(job)
 # %% [markdown]
 # ## first
 """
+ENDS = "\n\nfrom checker.spec import end\n\nend()"
 
 
 def sources(tmp_path: Path, cells: list[str], *asked: str) -> list[str]:
@@ -27,8 +28,8 @@ def sources(tmp_path: Path, cells: list[str], *asked: str) -> list[str]:
     notebook = checker_notebook(path, frozenset(asked))
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.metadata.tags for cell in notebook.cells][:2] == [["parameters", "skip-execution"], []]
-    assert code[-1].endswith("\n\nspecification.close()")
-    return [*code[2:-1], code[-1].removesuffix("\n\nspecification.close()")]
+    assert code[-1].endswith(ENDS)
+    return [*code[2:-1], code[-1].removesuffix(ENDS)]
 
 
 FIRST = '@check("first")\ndef one():\n    student.first(1).equals(1)'

@@ -14,6 +14,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -222,6 +224,23 @@ def test_a_fork_that_fails_is_the_failure_of_its_request_alone() -> None:
         assert child(path, "status", status=3).wait(10) == 3
         assert bystander.poll() is None
         bystander.close()
+
+
+def test_without_a_free_descriptor_requests_wait_and_keep_no_core_busy() -> None:
+    with server("-c", LIGHT) as (path, process):
+        assert child(path, "status", status=3).wait(10) == 3  # it has opened all that it needs for itself
+        serving = psutil.Process(process.pid)
+        limit = serving.rlimit(psutil.RLIMIT_NOFILE)
+        serving.rlimit(psutil.RLIMIT_NOFILE, (serving.num_fds(), limit[1]))
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(told, path, "sleeps")
+            used = serving.cpu_times()
+            with pytest.raises(FutureTimeout):
+                asked.result(timeout=1)
+            assert serving.cpu_times().user - used.user < 0.3
+            assert serving.cpu_times().system - used.system < 0.3
+            serving.rlimit(psutil.RLIMIT_NOFILE, limit)
+            assert asked.result(timeout=30)
 
 
 def test_descriptors_that_got_lost_are_not_done_without(light: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -117,9 +118,21 @@ def test_a_checker_that_fails_is_named_with_its_last_words(
     assert (result.outcome, result.message) == (Outcome.OUR_FAULT, says)
 
 
+def test_what_a_broken_check_raised_is_in_the_report(judge: Judge, tmp_path: Path) -> None:
+    lab = attacked_lab(tmp_path, 1)
+    lab.checks.write_text(lab.checks.read_text() + '\n# %%\n@check("energy_0")\ndef halves():\n    1 / 0\n')
+    verdict = judge.check(lab, attacks_notebook([RIGHT]), seed=1)
+    assert verdict.results[0].message == "The check 'halves' is broken: ZeroDivisionError: division by zero"
+    outputs = [output for cell in json.loads(verdict.report)["cells"] for output in cell.get("outputs", ())]
+    assert [output["name"] for output in outputs] == ["stderr"]
+    assert "".join(outputs[0]["text"]).endswith(
+        "in halves\n    1 / 0\n    ~~^~~\nZeroDivisionError: division by zero\n"
+    )
+
+
 def test_a_checker_without_a_result_is_our_fault(judge: Judge, tmp_path: Path) -> None:
     lab = attacked_lab(tmp_path, 1)
-    lab.checks.write_text('# %% tags=["parameters"]\njob = ""\n\n# %%\nclass specification:\n    close = print\n')
+    lab.checks.write_text('# %% tags=["parameters"]\njob = ""\n\n# %%\nprint("nothing is begun")\n')
     result = judge.check(lab, attacks_notebook([RIGHT]), seed=1).results[0]
     assert (result.outcome, result.message) == (Outcome.OUR_FAULT, "The checker gave no result.")
 

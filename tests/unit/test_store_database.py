@@ -19,7 +19,7 @@ from sqlalchemy import create_engine
 
 from gradlab.errors import StoreError
 from gradlab.settings import ROOT
-from gradlab.store import Fault, Store
+from gradlab.store import Fault, Store, database
 from gradlab.store.tables import Base
 from tests.stores import judged
 
@@ -175,6 +175,33 @@ def test_processes_that_start_together_make_the_tables_once(store_url: str) -> N
     children = at_once("Store.open(sys.argv[1]).see('ada', now=1.0)", *([store_url] for _ in range(4)))
     assert [child.communicate(timeout=120)[1] for child in children] == [""] * 4
     assert [child.returncode for child in children] == [0] * 4
+
+
+def test_a_database_that_somebody_else_prepares_is_waited_for(store_url: str) -> None:
+    other = about_to_write(store_url)
+    timer = threading.Timer(0.3, other.execute, ["COMMIT"])
+    timer.start()
+    Store.open(store_url).see("ada", now=1.0)
+    timer.join()
+
+
+def test_a_database_that_somebody_else_never_lets_go_is_named(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = about_to_write(store_url)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.1)
+    with pytest.raises(StoreError, match=r"cannot be opened: .*database is locked.* Check GRADLAB_DATABASE_URL"):
+        Store.open(store_url)
+    other.close()
+
+
+def about_to_write(store_url: str) -> sqlite3.Connection:
+    """A connection for which SQLite lets nobody switch to WAL, and waits for no moment."""
+    path = Path(store_url.removeprefix("sqlite:///"))
+    path.parent.mkdir()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+        sqlite3.connect(path, timeout=5).execute("PRAGMA journal_mode=WAL")
+    return other
 
 
 def test_two_processes_see_and_accept_at_the_same_time(store: Store, store_url: str) -> None:
