@@ -13,15 +13,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jupyter_client.connect import write_connection_file
-
-from checker.interpreter import Application
 from checker.sandbox.pool import sandbox_class, sandboxes
 from labkit.forkserver import ForkServer
 from labkit.kernel import take_over
 from labkit.rehearsal import load_what_it_loads
+
+if TYPE_CHECKING:  # a cold start has its sandbox on the way before it loads what a kernel takes
+    from checker.interpreter import Application
 
 __all__ = ["forked", "main", "serve"]
 
@@ -50,6 +50,7 @@ def serve(request: dict[str, Any], _descriptors: list[int]) -> int:
     """
     server = ForkServer(request["path"], forked)
 
+    import checker.interpreter
     import checker.spec  # noqa: F401
 
     sandbox_class(request["sandbox"])
@@ -84,6 +85,8 @@ def _patience() -> Iterator[None]:
 
 def _application() -> Application:
     """The kernel for ``sys.argv``, all but serving: that is its ``start()``."""
+    from checker.interpreter import Application
+
     application = Application(sys.argv[sys.argv.index("-f") + 1])
     application.initialize()
     return application
@@ -91,6 +94,10 @@ def _application() -> Application:
 
 def _rehearse() -> None:
     """Start a kernel in a folder of its own and run a cell in it, as far as that goes without a client."""
+    from jupyter_client.connect import write_connection_file
+
+    from checker.interpreter import Application
+
     with tempfile.TemporaryDirectory(prefix="gradlab-rehearsal-") as folder:
         write_connection_file(f"{folder}/connection.json", transport="ipc", ip=f"{folder}/socket")
         application = Application(f"{folder}/connection.json")
