@@ -139,7 +139,9 @@ def test_kernels_and_sandboxes_are_forked_where_it_works(workplace: Workplace) -
         command = psutil.Process(kernel.provisioner.pid).cmdline()
         assert "labkit.nursery" in command  # a forked process keeps its parent's command line
         reply = kernel.client().execute_interactive(
-            "assert sandboxes._waiting._forked is not None and sandboxes._waiting.ready", timeout=60
+            "from checker.sandbox.pool import sandboxes\nwaiting = sandboxes()._waiting\n"
+            "assert waiting._forked is not None and waiting.ready",
+            timeout=60,
         )
         assert reply["content"]["status"] == "ok", reply["content"]
         threads = [int(thread) for thread in os.listdir(f"/proc/{kernel.provisioner.pid}/task")]
