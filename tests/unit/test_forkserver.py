@@ -229,6 +229,7 @@ def test_a_fork_that_fails_is_the_failure_of_its_request_alone() -> None:
 def test_without_a_free_descriptor_requests_wait_and_keep_no_core_busy() -> None:
     with server("-c", LIGHT) as (path, process):
         serving = psutil.Process(process.pid)
+        assert child(path, "status", status=3).wait(10) == 3  # it serves by now
         until(lambda: serving.num_fds() == 5)  # three streams, where it listens, and the selector
         limit = serving.rlimit(psutil.RLIMIT_NOFILE)
         serving.rlimit(psutil.RLIMIT_NOFILE, (serving.num_fds(), limit[1]))
