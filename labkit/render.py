@@ -182,13 +182,18 @@ def _points(points: int, of: int) -> str:
     return f"{points} of {of} {'point' if of == 1 else 'points'}"
 
 
+def _scored(*results: Mapping[str, Any]) -> str:
+    """The points of these results; what is our fault scores nothing, which is not zero."""
+    counted = [result for result in results if result["outcome"] != "our fault"]
+    if not counted:
+        return "not scored"
+    return _points(sum(result["points"] for result in counted), sum(result["max_points"] for result in counted))
+
+
 def _summary(verdict: Mapping[str, Any]) -> str:
     results = verdict["results"]
     passed = sum(result["outcome"] == "passed" for result in results)
-    return (
-        f"{clean(str(verdict['lab']))}: {passed} of {len(results)} exercises passed, "
-        f"{_points(verdict['points'], verdict['max_points'])}"
-    )
+    return f"{clean(str(verdict['lab']))}: {passed} of {len(results)} exercises passed, {_scored(*results)}"
 
 
 def _heading(verdict: Mapping[str, Any]) -> str:
@@ -200,7 +205,7 @@ def _exercise_html(result: Mapping[str, Any], answer: Mapping[str, str] | None, 
     head = (
         f'<span style="color: {colour}; font-weight: bold">{sign} {_escape(result["outcome"])}</span>'
         f" · <b>{_escape(result['exercise'])}</b>"
-        f' <span style="color: {_QUIET}">· {_points(result["points"], result["max_points"])}</span>'
+        f' <span style="color: {_QUIET}">· {_scored(result)}</span>'
     )
     # In a list "not attempted" needs no more words.
     told = _own_message(result) or ("" if result["outcome"] == "not attempted" and not open_ else meaning)
@@ -245,8 +250,7 @@ def _answer_html(answer: Mapping[str, str]) -> str:
 
 def _exercise_text(result: Mapping[str, Any], answer: Mapping[str, str] | None) -> list[str]:
     sign, _, meaning = _OUTCOMES.get(result["outcome"], _UNKNOWN)
-    points = _points(result["points"], result["max_points"])
-    lines = [f"{sign} {clean(result['outcome'])} · {clean(result['exercise'])} · {points}"]
+    lines = [f"{sign} {clean(result['outcome'])} · {clean(result['exercise'])} · {_scored(result)}"]
     lines += _indented(_own_message(result) or meaning, 2)
     for check in result["checks"]:
         lines += _indented(f"{_OUTCOMES.get(check['outcome'], _UNKNOWN)[0]} {check['title']}", 2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,20 @@ class Screen:
 
 @contextmanager
 def kernel(portal: FakePortal, path: Path, **more: str) -> Iterator[Screen]:
-    manager = KernelManager(kernel_name="python3", connection_file=str(path.parent / "kernel-1f2e.json"))
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as folder:  # short, as Unix sockets want it
+        # No ports: those that are free when they are chosen may be another test's when the kernel binds them.
+        manager = KernelManager(
+            kernel_name="python3",
+            transport="ipc",
+            ip=f"{folder}/s",
+            connection_file=str(path.parent / "kernel-1f2e.json"),
+        )
+        with _started(manager, portal, path, more) as screen:
+            yield screen
+
+
+@contextmanager
+def _started(manager: KernelManager, portal: FakePortal, path: Path, more: Mapping[str, str]) -> Iterator[Screen]:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "IPYTHONDIR": str(path.parent / "ipython"),
@@ -90,7 +104,7 @@ def kernel(portal: FakePortal, path: Path, **more: str) -> Iterator[Screen]:
         "JUPYTERHUB_API_TOKEN": TOKEN,
         "JPY_SESSION_NAME": str(path),
     }
-    manager.start_kernel(env=environment | more, cwd=str(path.parent))
+    manager.start_kernel(env=environment | dict(more), cwd=str(path.parent))
     client = manager.client()
     client.start_channels(hb=False)  # its thread would leave an event loop open
     try:

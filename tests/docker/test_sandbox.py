@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import ssl
 import threading
@@ -74,6 +75,7 @@ def test_a_container_has_nothing_of_the_host_and_goes_when_it_is_closed(
     assert int(found["User"].split(":")[0]) >= 10_000
     assert "NVIDIA_VISIBLE_DEVICES=void" in found["Env"]
     assert found["Labels"]["gradlab.holder"] == "kernel-1"
+    assert re.fullmatch(r"gradlab-check-[0-9a-f]{8}", container.name)
     sandbox.close()
     until(lambda: containers(engine, installation) == [])
 

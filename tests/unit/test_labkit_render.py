@@ -60,7 +60,8 @@ def check(title: str, outcome: str = "passed", message: str = "") -> dict[str, s
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_every_outcome_of_the_judge_has_words_and_a_sign_of_its_own(outcome: Outcome) -> None:
     line = verdict_text(verdict(result("rank_of", outcome))).splitlines()[0]
-    assert line == f"{line[0]} {outcome} · rank_of · {2 if outcome == 'passed' else 0} of 2 points"
+    scored = "not scored" if outcome == "our fault" else f"{2 if outcome == 'passed' else 0} of 2 points"
+    assert line == f"{line[0]} {outcome} · rank_of · {scored}"
     assert line[0] != "·"
     assert f"{line[0]} {outcome}" in Page(verdict_html(verdict(result("rank_of", outcome)))).text
 
@@ -108,6 +109,14 @@ def test_outcomes_without_a_message_explain_themselves() -> None:
         Outcome.KILLED: "It was ended from outside.",
         Outcome.OUR_FAULT: "The judge itself failed. You lose no points; check again, and tell your instructor.",
     }
+
+
+def test_what_is_our_fault_is_not_scored_as_zero() -> None:
+    alone = verdict(result("a", "our fault"))
+    assert "? our fault · a · not scored" in verdict_text(alone)
+    assert "our fault · a · not scored" in Page(verdict_html(alone)).text
+    beside = verdict(result("a"), result("b", "our fault"))
+    assert verdict_text(beside).startswith("tensors: 1 of 2 exercises passed, 2 of 2 points\n")
 
 
 def test_a_pass_gives_the_interview_answer_and_the_follow_up_question() -> None:

@@ -302,6 +302,8 @@ def test_no_learner_reads_the_cause_of_our_fault(faulty: Running) -> None:
         attempt = words(lea.get("attempts").text)
     assert "This is our fault, not yours: the judge failed on your notebook several times." in attempt
     assert "Nothing was scored; your instructor sees it." in attempt
+    assert "not scored" in attempt
+    assert "0 / " not in attempt
 
 
 def test_faults_of_a_whole_class_are_counted_and_cut_and_forgotten_after_two_weeks(faulty: Running) -> None:
