@@ -103,8 +103,9 @@ class Dissection:
             self._notebook = _course(folder)
             with _watched(self._watch):
                 self._host = stack.enter_context(hosting(settings_for(self._sandbox, folder)))
-                self._watch.settle()
+                self._watch.settle(0)
                 _taken_apart(self._host, self._notebook, self._watch)  # the warm-up
+            self._watch.starts.clear()  # those that filled the pool had the cores for themselves, or fought for them
             self._stack = stack.pop_all()
         return self
 
@@ -195,11 +196,11 @@ class _Watch:
 
         return watched
 
-    def settle(self) -> None:
-        """Wait until no judge is being started any more."""
+    def settle(self, before: int) -> None:
+        """Wait until more judges have started than there were ``before``, and none is being started any more."""
         deadline = time.monotonic() + _WARM_SECONDS
         self._changed = time.monotonic()
-        while not self.starts or self._starting or time.monotonic() - self._changed < _QUIET_SECONDS:
+        while len(self.starts) <= before or self._starting or time.monotonic() - self._changed < _QUIET_SECONDS:
             if time.monotonic() > deadline:
                 raise Failed(f"The pool of judges is not full {_WARM_SECONDS:g} s after a check.")
             time.sleep(0.05)
@@ -226,8 +227,9 @@ class _Check:
 
 
 def _taken_apart(host: Host, notebook: bytes, watch: _Watch) -> _Check:
+    before = len(watch.starts)
     host.check([notebook])
-    watch.settle()
+    watch.settle(before)
     verdict = watch.returned["judge"]
     if not all(result.outcome is Outcome.PASSED for result in verdict.results):
         raise Failed(f"A check that was to be taken apart has not full marks: {verdict.results}")

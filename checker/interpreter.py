@@ -13,13 +13,17 @@ import logging
 import operator
 import platform
 import sys
-import traceback
+import types
+from traceback import TracebackException
 from typing import Any
 
+from ipykernel import kernel_protocol_version
 from ipykernel.iostream import OutStream
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import Kernel
 from traitlets import Any as Anything
+
+from labkit.table import legible
 
 __all__ = ["Application", "Interpreter"]
 
@@ -40,14 +44,31 @@ class Interpreter(Kernel):  # type: ignore[misc]
         "mimetype": "text/x-python",
         "file_extension": ".py",
     }
-    user_ns = Anything()  # the application gives one to every kernel
+    # The application gives these to every kernel.
+    user_ns = Anything()
+    debugpy_stream = Anything()
     # A nap after each cell, in which output might arrive that a person waits for.
     _execute_sleep = 0.0
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)
-        self._names: dict[str, Any] = {"__name__": "__main__"}
+        # Dataclasses, pickle and others look a class's module up by its name.
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        self._names = main.__dict__
         self._futures = 0  # what the cells so far have imported from __future__ holds for those that come
+
+    @property
+    def kernel_info(self) -> dict[str, Any]:
+        # Not the base class's, which loads a debugger to promise it.
+        return {
+            "protocol_version": kernel_protocol_version,
+            "implementation": self.implementation,
+            "implementation_version": self.implementation_version,
+            "language_info": self.language_info,
+            "banner": self.banner,
+            "help_links": [],
+            "supported_features": [],
+        }
 
     def set_parent(self, ident: Any, parent: dict[str, Any], channel: str = "shell") -> None:
         super().set_parent(ident, parent, channel)
@@ -60,6 +81,9 @@ class Interpreter(Kernel):  # type: ignore[misc]
             self.run(code)
         except BaseException as error:
             content = _described(error)
+            # What was printed before the error is read before it.
+            sys.stdout.flush()
+            sys.stderr.flush()
             if not silent:
                 self.send_response(self.iopub_socket, "error", content)
             return {"status": "error", "execution_count": self.execution_count, **content}
@@ -80,8 +104,9 @@ def _described(error: BaseException) -> dict[str, Any]:
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
         frames = frames.tb_next
-    lines = traceback.format_exception(type(error), error, frames)
-    return {"ename": type(error).__name__, "evalue": str(error), "traceback": "".join(lines).splitlines()}
+    told = TracebackException(type(error), error, frames)  # an exception's own text may raise another
+    lines = legible("".join(told.format())).splitlines()
+    return {"ename": type(error).__name__, "evalue": legible(str(told)), "traceback": lines}
 
 
 class Application(IPKernelApp):  # type: ignore[misc]
@@ -95,7 +120,7 @@ class Application(IPKernelApp):  # type: ignore[misc]
             connection_file=connection_file,
             kernel_class=Interpreter,
             outstream_class="checker.stream.Stream",
-            # By threads of their own, for what is printed by other means than Python's.
+            # Threads of their own for what is printed by other means than Python's: that goes to the server's output.
             capture_fd_output=False,
             log=log,
         )
@@ -116,7 +141,7 @@ class Application(IPKernelApp):  # type: ignore[misc]
         pass
 
     def init_poller(self) -> None:
-        pass  # its end comes with its parent's (checker.kernel)
+        pass  # whoever started it sees to its end: the fork server, or checker.kernel
 
     def init_heartbeat(self) -> None:
         pass

@@ -39,8 +39,9 @@ def main() -> None:
     import checker.spec  # noqa: F401  (imported so that the notebook finds it loaded)
 
     torch.set_num_threads(1)
+    application = _application()
     sandboxes().wait_warm()
-    _application().start()
+    application.start()
 
 
 def serve(request: dict[str, Any], _descriptors: list[int]) -> int:
@@ -102,7 +103,6 @@ def _rehearse() -> None:
         write_connection_file(f"{folder}/connection.json", transport="ipc", ip=f"{folder}/socket")
         application = Application(f"{folder}/connection.json")
         application.initialize()
-        application.kernel.kernel_info  # noqa: B018  (looks for a debugger)
         _touch(application)
 
 

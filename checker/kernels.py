@@ -35,6 +35,7 @@ __all__ = ["KernelPool", "KernelUnavailable"]
 log = logging.getLogger(__name__)
 
 _START_SECONDS = 120
+_COLD_AT_ONCE = 2
 _LOOK_SECONDS = 0.5  # how often it is looked whether a kernel that says nothing still lives
 
 
@@ -151,6 +152,8 @@ class KernelPool:
         # One a core: more would only take turns. The same threads for good: jupyter_client leaves an event loop behind
         # in every one that starts a kernel.
         self._refills = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="judge-refill")
+        # Each of them loads torch, at the priority of the checks that run.
+        self._cold = threading.Semaphore(_COLD_AT_ONCE)
 
     def warm(self) -> None:
         """Start what is missing, in the background and as many at a time as there are cores."""
@@ -177,7 +180,7 @@ class KernelPool:
             return self._start()
 
     def _next_ready(self) -> _Kernel | None:
-        """A waiting kernel, or the next on its way; None if none is. Two cold starts at once are slower."""
+        """A waiting kernel, or the next on its way, which comes sooner than one begun now; None if none is."""
         while True:
             with self._lock:
                 coming = self._coming
@@ -238,7 +241,8 @@ class KernelPool:
         self._nursery.ensure()
         kernel = None
         # take() starts one itself and reports what is wrong; a refill that fails only costs time.
-        with contextlib.suppress(Exception):
+        turn = contextlib.nullcontext() if self._nursery.judges else self._cold
+        with contextlib.suppress(Exception), turn:
             kernel = None if self._closed else self._start()
         with self._lock:
             closed = self._closed
@@ -266,7 +270,7 @@ class KernelPool:
         )
         try:
             config = replace(self._config, nursery=self._nursery.sandboxes, holder=self._holder(kernel))
-            kernel.start_kernel(env=_environment(config, folder), cwd="/")
+            kernel.start_kernel(env=_environment(config), cwd="/")
             with self._lock:
                 self._started.add(kernel)
             client = kernel.client()
@@ -288,12 +292,11 @@ def _kill(kernel: _Kernel) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _environment(config: SandboxConfig, folder: str) -> dict[str, str]:
-    """What the kernel needs and no more: none of the server's tokens, none of the operator's IPython profile."""
+def _environment(config: SandboxConfig) -> dict[str, str]:
+    """What the kernel needs and no more: none of the server's tokens."""
     # The names with an underscore are the server's marks, by which it finds what it has to end.
     names = ["PATH", "LANG", "HOME", "TMPDIR", "_GRADLAB_INSTANCE", "_GRADLAB_PART"]
     if config.method == "docker":
         names += ["DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"]
     kept = {name: os.environ[name] for name in names if name in os.environ}
-    ours = {ENVIRONMENT: json.dumps(asdict(config)), "IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    return kept | ours
+    return kept | {ENVIRONMENT: json.dumps(asdict(config))}

@@ -229,16 +229,19 @@ _running: Specification | None = None
 
 
 def begin(job: str) -> tuple[Callable[[str], Callable[[Callable[[], None]], Callable[[], None]]], Any, Any]:
-    """``check, student, draw`` for the job file at this path; in the judge's kernel its warm sandbox is used."""
+    """``check, student, draw`` for the job file at this path; the judge's kernel has a sandbox waiting for it."""
     global _running
+    end()
     _running = specification = Specification(Job.read(Path(job)), sandboxes())
     return specification.check, _Current(specification, "student"), _Current(specification, "draw")
 
 
 def end() -> None:
     """End what :func:`begin` began: the last cell does."""
+    global _running
     if _running is not None:
         _running.close()
+        _running = None
 
 
 def _settled(task: JobTask) -> tuple[list[CheckLine], Outcome | None, str]:

@@ -39,14 +39,21 @@ def verdict_view(verdict: Data, titles: Mapping[str, str]) -> RenderableType:
         line = Text.assemble(
             _mark(outcome), f" {name}", (f"  {titles.get(name, '')}", "dim"), "  ", (outcome, _colour(outcome))
         )
-        line.append(f"  {result['points']}/{result['max_points']}")
+        line.append("  not scored" if _unscored(result) else f"  {result['points']}/{result['max_points']}")
         parts.append(line)
         if outcome != "passed" and result["message"]:
             parts.append(_below(result["message"]))
         if outcome != "passed" and result["output"]:
             parts.append(_below(f"It printed:\n{result['output'].rstrip()}", "dim"))
-    parts.append(Text(f"{verdict['points']} of {verdict['max_points']} points in {verdict['seconds']:.2f} s"))
+    scored = [result for result in verdict["results"] if not _unscored(result)]
+    points, most = (sum(result[key] for result in scored) for key in ("points", "max_points"))
+    words = f"{points} of {most} points" if scored else "not scored"
+    parts.append(Text(f"{words} in {verdict['seconds']:.2f} s"))
     return Group(*parts)
+
+
+def _unscored(result: Data) -> bool:
+    return bool(result["outcome"] == "our fault")
 
 
 def labs_view(report: Data) -> RenderableType:

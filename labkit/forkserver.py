@@ -178,15 +178,16 @@ class ForkServer:
                 time.sleep(_PAUSE_SECONDS)
 
     def _accept(self, _listener: object) -> None:
-        try:
-            connection, _ = self._socket.accept()
-        except ConnectionError:  # whoever asked has gone
-            return
-        except OSError:  # no descriptor is free: who asked stays in the line, of which the selector would tell for ever
+        if not _have_room():  # who asks stays in the line, of which the selector would tell for ever
             self._selector.unregister(self._socket)
             self._listening = False
             return
-        self._selector.register(connection, selectors.EVENT_READ, self._asked)
+        with contextlib.suppress(OSError):  # whoever asked has gone
+            connection, _ = self._socket.accept()
+            try:
+                self._selector.register(connection, selectors.EVENT_READ, self._asked)
+            except OSError:
+                connection.close()
 
     def _asked(self, connection: socket.socket) -> None:
         """Fork for the request that came. Whatever fails is this request's failure: the other children live on."""
@@ -320,6 +321,17 @@ def _keep_only(descriptors: Sequence[int]) -> None:
         if int(name) not in kept:
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(int(name))
+
+
+def _have_room() -> bool:
+    """Whether descriptors are free for a request: its connection, those that come with it, and its child's pidfd."""
+    with contextlib.ExitStack() as stack:
+        try:
+            for _ in range(_MOST_DESCRIPTORS + 2):
+                stack.callback(os.close, os.dup(0))
+        except OSError:
+            return False
+    return True
 
 
 def _draw_new_seeds() -> None:

@@ -1,4 +1,4 @@
-"""What torch and IPython load only at first use, found by using them once in a child that is thrown away.
+"""What libraries load only at first use, found by using them once in a child that is thrown away.
 
 A fork server imports what the rehearsal came to import, and so children find it loaded. Only modules are taken over:
 the rehearsal itself may start threads and touch CUDA, which the parent of forks must never do.
@@ -47,7 +47,7 @@ def _rehearse(rehearsal: Callable[[], None], read: int, write: int) -> None:
         try:
             rehearsal()
         except Exception:
-            traceback.print_exc()
+            traceback.print_exc(file=sys.__stderr__)  # the rehearsal may have put something else in place of the other
         new = [name for name, module in sys.modules.items() if name not in before and hasattr(module, "__spec__")]
         with os.fdopen(write, "wb") as pipe:
             pipe.write(json.dumps([name for name in new if name != "__mp_main__"]).encode())

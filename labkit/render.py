@@ -193,7 +193,9 @@ def _scored(*results: Mapping[str, Any]) -> str:
 def _summary(verdict: Mapping[str, Any]) -> str:
     results = verdict["results"]
     passed = sum(result["outcome"] == "passed" for result in results)
-    return f"{clean(str(verdict['lab']))}: {passed} of {len(results)} exercises passed, {_scored(*results)}"
+    faults = sum(result["outcome"] == "our fault" for result in results)
+    beside = f", {faults} not scored" if 0 < faults < len(results) else ""
+    return f"{clean(str(verdict['lab']))}: {passed} of {len(results)} exercises passed, {_scored(*results)}{beside}"
 
 
 def _heading(verdict: Mapping[str, Any]) -> str:

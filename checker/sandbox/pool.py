@@ -85,5 +85,5 @@ class SandboxPool:
 
 @functools.cache
 def sandboxes() -> SandboxPool:
-    """This process's sandboxes, as its environment says; in a judge's kernel one waits before there is a check."""
-    return SandboxPool(SandboxConfig(**json.loads(os.environ.get(ENVIRONMENT, "{}"))))
+    """Those of this judge's kernel, as its environment says; one waits before there is a check."""
+    return SandboxPool(SandboxConfig(**json.loads(os.environ[ENVIRONMENT])))

@@ -40,6 +40,11 @@ class ResultView:
     answer: Exercise | None
 
     @property
+    def scored(self) -> bool:
+        """Whether its points count: what ended by our fault has none, which is not zero."""
+        return bool(self.result["outcome"] != "our fault")
+
+    @property
     def has_more(self) -> bool:
         return bool(self.answer or any(self.result[key] for key in ("message", "checks", "output")))
 
@@ -52,6 +57,12 @@ class AttemptView:
     lab_title: str
     only_title: str | None
     results: tuple[ResultView, ...]
+
+    @property
+    def points(self) -> tuple[int, int] | None:
+        """Those reached and those there were to reach; None where nothing was scored."""
+        scored = [view.result for view in self.results if view.scored]
+        return (sum(one["points"] for one in scored), sum(one["max_points"] for one in scored)) if scored else None
 
     @property
     def passed(self) -> int:

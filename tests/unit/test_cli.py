@@ -325,11 +325,19 @@ def test_text_from_learners_is_no_markup_and_steers_no_terminal() -> None:
     assert plain("a\tb\nc\r\x9b") == "a\tb\nc\\r\\x9b"
 
 
+def test_what_is_our_fault_is_not_scored_as_zero() -> None:
+    fault = result(exercise="double", outcome="our fault")
+    assert shown(verdict_view(verdict_of(fault), {})).splitlines()[0].endswith("double    our fault  not scored")
+    assert shown(verdict_view(verdict_of(fault), {})).endswith("\nnot scored in 0.12 s\n")
+    both = shown(verdict_view(verdict_of(result(outcome="passed", points=2), fault), {}))
+    assert both.endswith("\n2 of 2 points in 0.12 s\n")
+
+
 def test_a_pass_shows_no_message_and_no_output() -> None:
     text = shown(
         verdict_view(verdict_of(result(outcome="passed", points=2, message="m", output="o")), {"rank_of": "Rank"})
     )
-    assert text.splitlines() == ["✓ rank_of  Rank  passed  2/2", "0 of 2 points in 0.12 s"]
+    assert text.splitlines() == ["✓ rank_of  Rank  passed  2/2", "2 of 2 points in 0.12 s"]
 
 
 def test_a_lab_that_is_not_proven_says_why_and_what_to_do() -> None:

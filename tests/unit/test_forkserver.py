@@ -226,13 +226,14 @@ def test_a_fork_that_fails_is_the_failure_of_its_request_alone() -> None:
         bystander.close()
 
 
-def test_without_a_free_descriptor_requests_wait_and_keep_no_core_busy() -> None:
+@pytest.mark.parametrize("free", [0, 1, 3])
+def test_without_enough_free_descriptors_requests_wait_and_keep_no_core_busy(free: int) -> None:
     with server("-c", LIGHT) as (path, process):
         serving = psutil.Process(process.pid)
         assert child(path, "status", status=3).wait(10) == 3  # it serves by now
         until(lambda: serving.num_fds() == 5)  # three streams, where it listens, and the selector
         limit = serving.rlimit(psutil.RLIMIT_NOFILE)
-        serving.rlimit(psutil.RLIMIT_NOFILE, (serving.num_fds(), limit[1]))
+        serving.rlimit(psutil.RLIMIT_NOFILE, (serving.num_fds() + free, limit[1]))
         with ThreadPoolExecutor(1) as threads:
             asked = threads.submit(told, path, "sleeps")
             used = serving.cpu_times()

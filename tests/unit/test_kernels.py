@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,15 +68,15 @@ def test_a_kernel_is_used_once_and_leaves_nothing(pool: KernelPool, workplace: W
 def test_a_kernel_writes_no_history_and_runs_no_file_of_the_operators(
     pool: KernelPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    startup = tmp_path / ".ipython" / "profile_default" / "startup"
-    startup.mkdir(parents=True)
-    (startup / "mine.py").write_text("mine = 3")
+    profile = tmp_path / ".ipython" / "profile_default"
+    (profile / "startup").mkdir(parents=True)
+    for name in ("startup/mine.py", "ipython_config.py", "ipython_kernel_config.py"):
+        (profile / name).write_text(f"open({str(tmp_path / 'read')!r}, 'a').write({name!r})")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setenv("HOME", str(tmp_path))
     kernel = pool.take()
-    reply = kernel.client().execute_interactive(
-        "assert 'mine' not in globals() and 'get_ipython' not in globals()", store_history=True, timeout=60
-    )
+    home = "import os\nassert os.environ['HOME'] == " + repr(str(tmp_path))
+    reply = kernel.client().execute_interactive(home, store_history=True, timeout=60)
     assert reply["content"]["status"] == "ok", reply["content"]
     pool.discard(kernel)
     assert sorted(tmp_path.rglob("*")) == before
@@ -111,28 +110,32 @@ def test_a_sandbox_that_does_not_start_is_reported_in_its_own_words(tmp_path: Pa
     assert not result.message.endswith("It printed: nothing")
 
 
-def test_no_more_kernels_start_at_once_than_there_are_cores(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("judges", "most"), [("a socket to fork from", 3), ("", 2)])
+def test_as_many_kernels_are_forked_at_once_as_there_are_cores_and_two_started_cold(
+    judges: str, most: int, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1, 2})
+    monkeypatch.setattr(Nursery, "ensure", lambda _nursery: None)
+    monkeypatch.setattr(Nursery, "judges", judges)
+    meeting = threading.Barrier(most)
     lock, running, seen = threading.Lock(), [0], []
 
     def start(_pool: KernelPool) -> None:
         with lock:
             running[0] += 1
             seen.append(running[0])
-        time.sleep(0.2)
+        meeting.wait(30)  # so many are here together
         with lock:
             running[0] -= 1
         raise KernelUnavailable("enough")
 
     monkeypatch.setattr(KernelPool, "_start", start)
-    monkeypatch.setattr(Nursery, "ensure", lambda _nursery: None)
-    pool = KernelPool(SandboxConfig(method=detect()), 7, workplace)
+    pool = KernelPool(SandboxConfig(method=detect()), 2 * most, workplace)
     pool.warm()
-    until(lambda: len(seen) == 7)
+    until(lambda: len(seen) == 2 * most)
     pool.close()
-    assert max(seen) == 3
+    assert max(seen) <= most
+    assert not meeting.broken
 
 
 def test_a_kernel_that_died_while_it_waited_is_not_handed_out(pool: KernelPool) -> None:

@@ -116,7 +116,7 @@ def test_what_is_our_fault_is_not_scored_as_zero() -> None:
     assert "? our fault · a · not scored" in verdict_text(alone)
     assert "our fault · a · not scored" in Page(verdict_html(alone)).text
     beside = verdict(result("a"), result("b", "our fault"))
-    assert verdict_text(beside).startswith("tensors: 1 of 2 exercises passed, 2 of 2 points\n")
+    assert verdict_text(beside).startswith("tensors: 1 of 2 exercises passed, 2 of 2 points, 1 not scored\n")
 
 
 def test_a_pass_gives_the_interview_answer_and_the_follow_up_question() -> None:

@@ -306,6 +306,18 @@ def test_no_learner_reads_the_cause_of_our_fault(faulty: Running) -> None:
     assert "0 / " not in attempt
 
 
+def test_of_an_attempt_only_what_was_scored_is_counted(faulty: Running) -> None:
+    checked(faulty, "lou")
+    attempt = words(source(faulty, "lou", "attempts"))
+    assert "2 / 2 points" in attempt
+    assert attempt.count("not scored") == 1
+    faulty.judge.outcomes["rank_of"] = Outcome.OUR_FAULT
+    checked(faulty, "liv")
+    attempt = words(source(faulty, "liv", "attempts"))
+    assert " points" not in attempt
+    assert attempt.count("not scored") == 3  # each exercise, and all
+
+
 def test_faults_of_a_whole_class_are_counted_and_cut_and_forgotten_after_two_weeks(faulty: Running) -> None:
     portal, now = faulty, faulty.clock()
     both = [Result(name, Outcome.OUR_FAULT, 0, 2) for name in ("rank_of", "double")]

@@ -8,6 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -178,19 +180,32 @@ def test_processes_that_start_together_make_the_tables_once(store_url: str) -> N
 
 
 def test_a_database_that_somebody_else_prepares_is_waited_for(store_url: str) -> None:
-    other = about_to_write(store_url)
-    timer = threading.Timer(0.3, other.execute, ["COMMIT"])
-    timer.start()
-    Store.open(store_url).see("ada", now=1.0)
-    timer.join()
+    with closing(about_to_write(store_url)) as other:
+        timer = threading.Timer(0.3, other.execute, ["COMMIT"])
+        timer.start()
+        with closing(Store.open(store_url)) as store:
+            store.see("ada", now=1.0)
+        timer.join()
 
 
 def test_a_database_that_somebody_else_never_lets_go_is_named(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = about_to_write(store_url)
     monkeypatch.setattr(database, "_BUSY_SECONDS", 0.1)
-    with pytest.raises(StoreError, match=r"cannot be opened: .*database is locked.* Check GRADLAB_DATABASE_URL"):
+    with (
+        closing(about_to_write(store_url)),
+        pytest.raises(StoreError, match=r"cannot be opened: .*database is locked.* Check GRADLAB_DATABASE_URL"),
+    ):
         Store.open(store_url)
-    other.close()
+
+
+def test_what_no_waiting_mends_is_said_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE one (x)")
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        started = time.monotonic()
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            database._write_ahead(connection.cursor())
+        assert time.monotonic() - started < database._BUSY_SECONDS / 3
 
 
 def about_to_write(store_url: str) -> sqlite3.Connection:
@@ -199,8 +214,9 @@ def about_to_write(store_url: str) -> sqlite3.Connection:
     path.parent.mkdir()
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(sqlite3.OperationalError, match="database is locked"):
-        sqlite3.connect(path, timeout=5).execute("PRAGMA journal_mode=WAL")
+    locked = pytest.raises(sqlite3.OperationalError, match="database is locked")
+    with closing(sqlite3.connect(path, timeout=5)) as connection, locked:
+        connection.execute("PRAGMA journal_mode=WAL")
     return other
 
 

@@ -253,10 +253,10 @@ ATTACKS = [
         (32, 53),
         "gives its names those of the checker notebook, and changes what torch does for everybody after it",
         """
-        student = check = draw = begin = specification = sandboxes = job = None
+        student = check = draw = begin = end = sandboxes = job = None
         def energy(x):
-            global student, check, draw, begin, specification, sandboxes, job
-            student = check = draw = begin = specification = sandboxes = job = "job.json"
+            global student, check, draw, begin, end, sandboxes, job
+            student = check = draw = begin = end = sandboxes = job = "job.json"
             torch.set_default_dtype(torch.float64)
             torch.set_default_device("meta")
             torch.set_num_threads(2)
