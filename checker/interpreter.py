@@ -1,7 +1,7 @@
 """A kernel for checks: plain Python in one namespace, and of a Jupyter kernel only what a notebook takes that is run.
 
-IPython is made for people at a keyboard: its shell takes longer to start than all the rest of a kernel, and nothing of
-it is used by a notebook that nobody types in.
+IPython is made for people at a keyboard: what serves only them takes longer to start than all that is left here, and a
+notebook in which nobody types uses none of it.
 """
 
 from __future__ import annotations
