@@ -156,7 +156,6 @@ class ForkServer:
         self._socket.listen(64)
         os.rename(f"{path}.new", path)  # who finds the name finds a listener
         self._selector = selectors.DefaultSelector()
-        self._listening = False
         self._children: dict[int, socket.socket] = {}
 
     def serve(self) -> None:
@@ -167,27 +166,19 @@ class ForkServer:
         gc.collect()
         gc.freeze()
         gather_pages()
+        self._selector.register(self._socket, selectors.EVENT_READ, self._accept)
         self._selector.register(0, selectors.EVENT_READ, self._end)
         while True:
-            if not self._listening:
-                self._selector.register(self._socket, selectors.EVENT_READ, self._accept)
-                self._listening = True
             for key, _ in self._selector.select():
                 key.data(key.fileobj)
-            if not self._listening:
-                time.sleep(_PAUSE_SECONDS)
 
     def _accept(self, _listener: object) -> None:
-        if not _have_room():  # who asks stays in the line, of which the selector would tell for ever
-            self._selector.unregister(self._socket)
-            self._listening = False
+        if not _have_room():
+            time.sleep(_PAUSE_SECONDS)  # who asks stays in the line, of which the selector tells at once again
             return
         with contextlib.suppress(OSError):  # whoever asked has gone
             connection, _ = self._socket.accept()
-            try:
-                self._selector.register(connection, selectors.EVENT_READ, self._asked)
-            except OSError:
-                connection.close()
+            self._selector.register(connection, selectors.EVENT_READ, self._asked)
 
     def _asked(self, connection: socket.socket) -> None:
         """Fork for the request that came. Whatever fails is this request's failure: the other children live on."""
