@@ -1,7 +1,7 @@
 """A kernel for checks: plain Python in one namespace, and of a Jupyter kernel only what a notebook takes that is run.
 
-IPython is made for people at a keyboard: what serves only them takes longer to start than all that is left here, and a
-notebook in which nobody types uses none of it.
+IPython is made for people at a keyboard: a notebook in which nobody types uses nothing of what serves only them, and
+every kernel would start later for it.
 """
 
 from __future__ import annotations

@@ -97,13 +97,10 @@ def _rehearse() -> None:
     """Start a kernel in a folder of its own and run a cell in it, as far as that goes without a client."""
     from jupyter_client.connect import write_connection_file
 
-    from checker.interpreter import Application
-
     with tempfile.TemporaryDirectory(prefix="gradlab-rehearsal-") as folder:
         write_connection_file(f"{folder}/connection.json", transport="ipc", ip=f"{folder}/socket")
-        application = Application(f"{folder}/connection.json")
-        application.initialize()
-        _touch(application)
+        sys.argv[1:] = ["-f", f"{folder}/connection.json"]
+        _touch(_application())
 
 
 def _touch(application: Application) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from labkit.rehearsal import load_what_it_loads
 
-__all__ = ["application", "forked", "load", "take_over"]
+__all__ = ["forked", "load", "take_over"]
 
 
 def load() -> None:
@@ -36,7 +36,7 @@ def forked(request: dict[str, Any], _descriptors: list[int]) -> int:
     # The parent has one thread, so that it can be forked; a learner's kernel gets what torch takes by itself.
     threads = os.environ.get("OMP_NUM_THREADS", "")
     torch.set_num_threads(int(threads) if threads.isdecimal() and int(threads) else len(os.sched_getaffinity(0)))
-    application().start()
+    _application().start()
     return 0
 
 
@@ -52,7 +52,7 @@ def take_over(request: dict[str, Any]) -> None:
     os.close(null)
 
 
-def application(**traits: Any) -> Any:
+def _application(**traits: Any) -> Any:
     """The IPython kernel for ``sys.argv``, all but serving: that is its ``start()``. ``traits`` are IPKernelApp's."""
     # Whose end a kernel watches for; ipykernel itself reads it from the environment when it is imported.
     app = _application_class().instance(parent_handle=os.getppid(), **traits)
@@ -124,7 +124,7 @@ def _rehearse() -> None:
         os.environ |= {"IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         sys.argv[1:] = ["--HistoryManager.enabled=False"]
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (this process ends at once)
-        app = application(transport="ipc", ip=f"{folder}/socket", connection_file=f"{folder}/connection.json")
+        app = _application(transport="ipc", ip=f"{folder}/socket", connection_file=f"{folder}/connection.json")
         app.kernel.shell.run_cell("1 + 1; print(get_ipython()); 1 / 0")
         app.kernel.shell.Completer.complete("impor")
         app.kernel.shell.object_inspect("print")
