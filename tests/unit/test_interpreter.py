@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -135,12 +134,21 @@ def test_an_error_that_cannot_be_told_is_told_as_far_as_it_can(raises: str, valu
     assert run(client, raises)[0]["evalue"] == value
 
 
+def interrupts(client: Client) -> Callable[[dict[str, Any]], None]:
+    """Interrupts the kernel as soon as a cell prints something: it runs by then."""
+
+    def hear(message: dict[str, Any]) -> None:
+        if message["msg_type"] == "stream":
+            client.parent.interrupt_kernel()
+
+    return hear
+
+
 def test_a_cell_that_is_interrupted_ends_and_the_next_one_runs() -> None:
     with kernel(forked=False) as own:
-        timer = threading.Timer(1.0, own.parent.interrupt_kernel)
-        timer.start()
-        assert run(own, "import time\ntime.sleep(50)")[0]["ename"] == "KeyboardInterrupt"
-        timer.join()
+        sleeps = "import time\nprint('asleep', flush=True)\ntime.sleep(50)"
+        reply = own.execute_interactive(sleeps, timeout=60, output_hook=interrupts(own))
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
         assert run(own, "pass")[0]["status"] == "ok"
 
 
