@@ -22,6 +22,7 @@ import pytest
 from checker.sandbox.confinement import detect
 from gradlab.settings import ROOT
 from tests.courses import write_course
+from tests.postgres import Postgres, lacks_postgres, postgres_image, running_postgres
 from tests.servers import RunningServer, settings_for, start
 
 # A property is right or wrong, however busy the machine is.
@@ -43,15 +44,21 @@ def _lacks(name: str) -> str:
         except RuntimeError as error:
             return str(error)
         return ""
+    if name == "postgresql":
+        return lacks_postgres()
+    if name == "postgres-image":
+        return "" if postgres_image() else "the image postgres:17-bookworm is not on this machine: docker pull it"
     if name == "docker":
-        return _lacks_docker()
+        return _lacks_image("lab")
+    if name == "images":
+        return _lacks_image("hub") or _lacks_image("checker")
     return "" if shutil.which(name) else f"{name} is not on PATH"
 
 
 @functools.cache
-def _lacks_docker() -> str:
-    """Docker is of use to the tests with a lab image that has the labkit they test."""
-    done = subprocess.run([ROOT / "scripts" / "images", "--check", "lab"], capture_output=True, text=True, timeout=60)
+def _lacks_image(name: str) -> str:
+    """Docker is of use to the tests with images that have the code they test."""
+    done = subprocess.run([ROOT / "scripts" / "images", "--check", name], capture_output=True, text=True, timeout=60)
     return done.stderr.strip()
 
 
@@ -97,3 +104,11 @@ def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     server = start(settings_for(folder, labs_dir=course.labs, checks_dir=course.checks))
     yield server
     server.destroy()
+
+
+@pytest.fixture(scope="session")
+def postgres(require: Require) -> Iterator[Postgres]:
+    """A PostgreSQL server for all tests of a session."""
+    require("postgresql")
+    with running_postgres() as server:
+        yield server
