@@ -11,25 +11,27 @@ must not mean is that a password changes who somebody *is*, so a name keeps the 
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from jupyterhub.auth import Authenticator
 from jupyterhub.authenticators.shared import SharedPasswordAuthenticator
 from tornado.web import HTTPError
+from traitlets import Set
 
-__all__ = ["INSTRUCTORS", "LEARNERS", "NAME_RULE", "USERNAME_PATTERN", "ClassroomAuthenticator"]
+from gradlab.hub.login.names import INSTRUCTORS, LEARNERS, fault
+from gradlab.hub.login.pages import bring_templates
 
-LEARNERS = "learners"
-INSTRUCTORS = "instructors"
-
-# A name is a folder below homes/ and a part of URLs; neither may need escaping.
-USERNAME_PATTERN = r"\A[a-z0-9][a-z0-9._-]{0,31}\Z"
-NAME_RULE = "1 to 32 letters a-z, digits, dots, dashes or underscores, beginning with a letter or a digit"
+__all__ = ["ClassroomAuthenticator"]
 
 
 class ClassroomAuthenticator(SharedPasswordAuthenticator):  # type: ignore[misc]
     """SharedPasswordAuthenticator whose passwords never change the group of a name, with messages that say why."""
+
+    reserved = Set(help="Names that need the instructors' password from the first login on.").tag(config=True)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        bring_templates(self.parent)
 
     def check_allow_config(self) -> None:
         """Skip the parent's "nobody will be able to login": it does not know of ``password_groups``."""
@@ -44,9 +46,10 @@ class ClassroomAuthenticator(SharedPasswordAuthenticator):  # type: ignore[misc]
         if found is None:
             return None
         name, group = found["name"], found["groups"][0]
-        if not re.fullmatch(USERNAME_PATTERN, name):
-            raise HTTPError(403, f"The name {name[:40]!r} cannot be used. A name is {NAME_RULE}. Choose another one.")
-        _refuse_other_group(name, group, self._groups_of(handler, name))
+        if wrong := fault(name):
+            raise HTTPError(403, wrong)
+        has = self._groups_of(handler, name) | ({INSTRUCTORS} if name in self.reserved else set())
+        _refuse_other_group(name, group, has)
         return found
 
     def _groups_of(self, handler: Any, name: str) -> set[str]:
