@@ -1,0 +1,78 @@
+"""GPU monitors for tests: a machine with containers on paper, and the real service on a real Unix socket."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from gradlab.gpu.host import Host
+from tests.waiting import until
+
+__all__ = ["ADA", "BOB", "Machine", "asking", "serving"]
+
+ADA, BOB = "a" * 64, "b" * 64
+
+
+class Machine:
+    """``/proc`` and the tree of cgroups (version 2, systemd) of a machine, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.proc, self.cgroups = folder / "proc", folder / "cgroup"
+        self.cgroups.mkdir(parents=True)
+        (self.cgroups / "cgroup.controllers").write_text("cpu memory\n")
+        (self.proc / "self" / "ns").mkdir(parents=True)
+        (self.proc / "self" / "ns" / "pid").symlink_to("pid:[4026532000]")
+        self.process("self", "/system.slice/docker-" + "f" * 64 + ".scope")
+        self.process(1, "/init.scope")
+
+    @property
+    def host(self) -> Host:
+        return Host(self.proc, self.cgroups)
+
+    def process(self, pid: int | str, path: str) -> None:
+        (self.proc / str(pid)).mkdir(exist_ok=True)
+        (self.proc / str(pid) / "cgroup").write_text(f"0::{path}\n")
+
+    def container(self, container: str, *pids: int) -> Path:
+        """A container with these processes; the folder of its group."""
+        for pid in pids:
+            self.process(pid, f"/system.slice/docker-{container}.scope")
+        group = self.cgroups / "system.slice" / f"docker-{container}.scope"
+        group.mkdir(parents=True, exist_ok=True)
+        self.computed(container, 0.0)
+        return group
+
+    def computed(self, container: str, seconds: float) -> None:
+        """This is how long the container has used processors so far."""
+        group = self.cgroups / "system.slice" / f"docker-{container}.scope"
+        (group / "cpu.stat").write_text(f"usage_usec {seconds * 1e6:.0f}\nuser_usec 0\nsystem_usec 0\n")
+
+
+@contextmanager
+def serving(app: FastAPI, socket: Path) -> Iterator[httpx.Client]:
+    """The application on a Unix socket while the block runs, and a client for it."""
+    server = uvicorn.Server(uvicorn.Config(app, uds=str(socket), log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started, what="the service's start")
+        with asking(socket) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@contextmanager
+def asking(socket: Path, **options: Any) -> Iterator[httpx.Client]:
+    """A client for the service at this socket."""
+    transport = httpx.HTTPTransport(uds=str(socket))
+    with httpx.Client(transport=transport, base_url="http://gpus", timeout=20, **options) as client:
+        yield client
