@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -80,8 +81,19 @@ class Verdict:
     def result(self, exercise: str) -> Result:
         return next(result for result in self.results if result.exercise == exercise)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, seed: int, report: str = "") -> Verdict:
+        """The verdict that ``to_dict`` was called on, given what it leaves out."""
+        results = tuple(_result(one) for one in data["results"])
+        return cls(lab=data["lab"], results=results, seed=seed, seconds=data["seconds"], report=report)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data for the store, the API and ``--json``; without the report and without the seed."""
         data = asdict(replace(self, report=""))
         del data["report"], data["seed"]
         return data | {"points": self.points, "max_points": self.max_points, "passed": self.passed}
+
+
+def _result(data: Mapping[str, Any]) -> Result:
+    checks = tuple(CheckLine(one["title"], Outcome(one["outcome"]), one["message"]) for one in data["checks"])
+    return Result(**{**data, "outcome": Outcome(data["outcome"]), "checks": checks})

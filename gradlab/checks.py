@@ -16,19 +16,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
-from checker.engine import Assignment, JudgeConfig, NotebookError, Task, read_notebook
+from checker.engine import NotebookError, read_notebook
 from checker.results import Outcome, Result, Verdict
-from checker.sandbox.config import SandboxConfig
-from checker.sandbox.confinement import Method, detect
 from gradlab.course import Course, Lab
-from gradlab.credentials import Credentials
-from gradlab.errors import CourseError, SettingsError, SubmissionRefused
-from gradlab.settings import Settings
+from gradlab.errors import CourseError, SubmissionRefused
+from gradlab.judging import Judging, assignment
 from gradlab.store import Store, Submission
 
-__all__ = ["Checks", "Event", "Judging", "assignment", "judge_config", "verdict_of_our_fault"]
+__all__ = ["Checks", "Event", "verdict_of_our_fault"]
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +41,6 @@ OUR_FAULT = (
     "This is our fault, not yours: {reason} Nothing was scored; your instructor sees it. "
     "Your notebook is kept: run the check again later."
 )
-
-
-class Judging(Protocol):
-    """What Checks needs of ``checker.engine.Judge``."""
-
-    def check(self, assignment: Assignment, notebook: bytes, *, only: str | None = None, seed: int) -> Verdict: ...
 
 
 @dataclass(frozen=True)
@@ -284,51 +275,6 @@ class Checks:
                 listener(event)
             except Exception:
                 log.exception("A listener failed on %s.", event)
-
-
-def assignment(lab: Lab) -> Assignment:
-    """The lab as the judge wants it."""
-    tasks = tuple(
-        Task(
-            name=exercise.name,
-            points=exercise.points,
-            defines=exercise.defines,
-            needs=exercise.needs,
-            gpu=exercise.gpu,
-            seconds=exercise.seconds,
-        )
-        for exercise in lab.exercises
-    )
-    return Assignment(slug=lab.slug, tasks=tasks, template=lab.notebook, checks=lab.checks)
-
-
-def judge_config(settings: Settings) -> JudgeConfig:
-    """How this server judges; SettingsError if learner code cannot be confined as it is told to."""
-    preference = settings.confined_checks
-    gpus = tuple(filter(None, settings.check_gpus.split(",")))
-    if gpus and preference != "docker":
-        raise SettingsError(
-            f"GRADLAB_CHECK_GPUS={settings.check_gpus!r} has no effect with the sandbox {preference!r}: only a "
-            "container can be given a GPU. Set GRADLAB_CHECK_SANDBOX=docker, or leave GRADLAB_CHECK_GPUS empty."
-        )
-    try:
-        method: Method | Literal["docker"] = "docker" if preference == "docker" else detect(preference)
-    except RuntimeError as error:
-        own = settings.check_sandbox != "as learners"
-        said = str(error).replace("GRADLAB_SANDBOX", "GRADLAB_CHECK_SANDBOX") if own else str(error)
-        raise SettingsError(said) from None
-    sandbox = SandboxConfig(
-        method=method,
-        image=settings.check_image,
-        gpus=gpus,
-        # Only containers outlive us, and have to be found again.
-        installation=Credentials.ensure(settings.credentials_file).installation if method == "docker" else "",
-        memory_mb=settings.check_memory_mb,
-        processes=settings.check_processes,
-        scratch_mb=settings.check_scratch_mb,
-        output_kb=settings.check_output_kb,
-    )
-    return JudgeConfig(sandbox, pool=settings.check_pool)
 
 
 def verdict_of_our_fault(submission: Submission, lab: Lab | None, cause: str) -> Verdict:

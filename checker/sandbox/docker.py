@@ -227,8 +227,8 @@ def _container(client: docker.APIClient, config: SandboxConfig) -> dict[str, Any
 
 def _environment(config: SandboxConfig) -> dict[str, str]:
     """Where Python is and finds labkit is the image's to say."""
-    # The NVIDIA runtime gives every device to a container that says nothing.
-    return VARIABLES if config.gpus else VARIABLES | {"NVIDIA_VISIBLE_DEVICES": "void"}
+    # Always named: the NVIDIA runtime gives every device to a container that says nothing, and the image says "void".
+    return VARIABLES | {"NVIDIA_VISIBLE_DEVICES": ",".join(config.gpus) or "void"}
 
 
 def _remove(client: docker.APIClient, container: str) -> None:

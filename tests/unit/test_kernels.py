@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,9 @@ from checker.nursery import Nursery
 from checker.sandbox.config import SandboxConfig
 from checker.sandbox.confinement import detect
 from checker.workplace import Workplace
+from gradlab.settings import ROOT
 from tests.attacks.conftest import RIGHT, attacked_lab, attacks_notebook
+from tests.conftest import Require
 from tests.waiting import ended, until
 
 
@@ -154,3 +158,22 @@ def test_a_kernel_that_is_retired_after_the_close_is_ended_too(pool: KernelPool,
     pool.retire(kernel)
     assert not kernel.is_alive()
     assert kernels(workplace) == []
+
+
+PATIENT = """
+import os, threading
+from checker.kernel import _patience
+with _patience():
+    inside = os.getpriority(os.PRIO_PROCESS, 0)
+print(inside, os.getpriority(os.PRIO_PROCESS, 0))
+"""
+
+
+@pytest.mark.parametrize(("rights", "priorities"), [("+all", "10 0"), ("-all", "0 0")])
+def test_a_judge_that_prepares_itself_lets_others_go_first_where_it_can_take_that_back(
+    rights: str, priorities: str, require: Require
+) -> None:
+    """Root in a container may have no capabilities."""
+    require("root")
+    argv = ["setpriv", "--bounding-set", rights, sys.executable, "-c", PATIENT]
+    assert subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == priorities
