@@ -1,4 +1,4 @@
-"""The portal, as a learner's kernel sees it: three requests over HTTP with the standard library.
+"""The portal, as a learner's kernel sees it: a few requests over HTTP with the standard library.
 
 A portal that restarts is waited for: accepted submissions are kept, so asking again loses nothing.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -67,6 +67,10 @@ class Portal:
         path = f"/api/labs/{quote(lab, safe='')}/exercises/{quote(exercise, safe='')}/hints"
         return self._request("POST", path, b"{}")
 
+    def delivered(self, deliveries: Sequence[Mapping[str, str]]) -> None:
+        """Tell which labs now lie in the home: ``lab``, ``version`` and ``filename`` of each."""
+        self._request("POST", "/api/deliveries", json.dumps(list(deliveries)).encode())
+
     def _request(self, method: str, path: str, body: bytes | None = None, timeout: float = 15.0) -> dict[str, Any]:
         deadline = time.monotonic() + self._patience
         pause = 0.25
@@ -115,6 +119,8 @@ class Portal:
 
 def _content(status: int, data: bytes, url: str) -> dict[str, Any]:
     """The answer's JSON object; LabError says the portal's own sentence where it refused."""
+    if status == 204:  # it has nothing to say
+        return {}
     try:
         content = json.loads(data)
     except ValueError:

@@ -1,9 +1,11 @@
 """A whole portal for tests: the real app on a real port, a real store, and a small HTTP server that answers as the Hub
-does where the portal asks it (``/hub/api/user``, ``/hub/api/oauth2/authorize`` and ``…/token``)."""
+does where the portal asks it (``/hub/api/user``, ``/hub/api/users/NAME`` and ``…/server``,
+``/hub/api/oauth2/authorize`` and ``…/token``)."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import threading
 import time
@@ -12,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import httpx
 import uvicorn
@@ -38,13 +40,18 @@ NO_GPU = {"available": False, "message": "No NVIDIA driver is installed here.", 
 
 
 class HubStandIn:
-    """Answers as JupyterHub 6.1 does. ``logged_in`` is who the browser's Hub session belongs to."""
+    """Answers as JupyterHub 6.1 does. ``logged_in`` is who the browser's Hub session belongs to; ``stop_looks`` is how
+    often a server that was told to stop is still found."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, dict[str, Any]] = {}
         self.codes: dict[str, tuple[str, str]] = {}
         self.logged_in = "mira"
         self.groups: dict[str, list[str]] = {"grace": ["instructors"], "mira": ["learners"], "noor": ["learners"]}
+        self.servers: dict[str, dict[str, Any]] = {}
+        self.stopped: list[str] = []
+        self.stop_looks = 1.0
+        self._looks_left: dict[str, float] = {}
         self.answers_500 = False
         self.user_requests = 0
         self.failures = 0
@@ -70,9 +77,34 @@ class HubStandIn:
         self.user_requests += 1
         return self.tokens.get(token)
 
+    def start_server(self, name: str, *, gpu: bool = False) -> None:
+        """This person's server, as it was asked for on the Hub's page."""
+        options = {"gpu": "yes"} if gpu else {}
+        self.servers[name] = {"name": "", "ready": True, "pending": None, "stopped": False, "user_options": options}
+
+    def stop_server(self, name: str) -> None:
+        self.stopped.append(name)
+        if name in self.servers:
+            self.servers[name] |= {"ready": False, "pending": "stop"}
+            self._looks_left[name] = self.stop_looks
+
+    def person(self, name: str) -> dict[str, Any]:
+        """Somebody, with their server if there is one."""
+        if self.servers.get(name, {}).get("pending") == "stop":
+            self._looks_left[name] -= 1
+            if self._looks_left[name] < 0:
+                del self.servers[name]
+        servers = {"": self.servers[name]} if name in self.servers else {}
+        return {"name": name, "kind": "user", "admin": False, "groups": self.groups.get(name, []), "servers": servers}
+
 
 def _handler(hub: HubStandIn) -> type[JsonHandler]:
     class Handler(JsonHandler):
+        def user(self, path: str) -> str | None:
+            """The name in a path that only the portal may ask for."""
+            found = re.fullmatch(path, urlsplit(self.path).path)
+            return unquote(found[1]) if found and self.headers["Authorization"] == "token portal-secret" else None
+
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             if hub.answers_500:
@@ -91,8 +123,20 @@ def _handler(hub: HubStandIn) -> type[JsonHandler]:
                 self.send_response(302)
                 self.send_header("Location", back)
                 self.end_headers()
+            elif name := self.user("/hub/api/users/([^/]+)"):
+                self.answer(200, hub.person(name))
             else:
                 self.answer(404, {"status": 404})
+
+        def do_DELETE(self) -> None:
+            name = self.user("/hub/api/users/([^/]+)/server")
+            if name is None:
+                self.answer(404, {"status": 404})
+            else:
+                hub.stop_server(name)
+                self.send_response(202)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
 
         def do_POST(self) -> None:
             form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())

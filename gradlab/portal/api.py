@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import Body, FastAPI, HTTPException, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from gradlab.course import Exercise, Lab
 from gradlab.errors import CourseError
 from gradlab.portal import models
-from gradlab.portal.auth import ApiInstructor, ApiVisitor, StreamInstructor, still_instructor
+from gradlab.portal.auth import ApiInstructor, ApiVisitor, StreamInstructor, UnseenVisitor, still_instructor
 from gradlab.portal.body import read_notebook_body
 from gradlab.portal.context import Portal, portal_of
 from gradlab.portal.live import Overrun
@@ -51,6 +51,8 @@ def add_api(app: FastAPI, prefix: str) -> None:
 
     add("/api/me", me)
     add("/api/labs", labs)
+    add("/api/notices", notices)
+    add("/api/deliveries", deliveries, "POST", status_code=204)
     add(
         "/api/labs/{slug}/checks",
         check,
@@ -78,6 +80,23 @@ def labs(request: Request, visitor: ApiVisitor) -> list[models.LabModel]:
     """The labs in curriculum order, with the caller's progress."""
     portal = portal_of(request)
     return [_lab_model(standing) for standing in lab_standings(portal.course, portal.store, visitor.name)]
+
+
+def notices(request: Request, visitor: UnseenVisitor) -> list[models.NoticeModel]:
+    """What the caller is to be told now, oldest first. Notebooks ask every half minute, so it is no sign of life."""
+    portal = portal_of(request)
+    found = portal.store.notices(visitor.name, portal.clock())
+    return [models.NoticeModel.model_validate(asdict(notice)) for notice in found]
+
+
+def deliveries(
+    request: Request, visitor: ApiVisitor, delivered: Annotated[list[models.DeliveryModel], Body(max_length=200)]
+) -> None:
+    """Tell which labs now lie in the caller's home, and under which names; labs there are none of are left out."""
+    portal = portal_of(request)
+    for one in delivered:
+        if lab_of(portal.course, one.lab) is not None:
+            portal.store.deliver(visitor.name, one.lab, one.version, one.filename, now=portal.clock())
 
 
 async def check(

@@ -12,22 +12,24 @@ import re
 import secrets
 from typing import Annotated
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from gradlab.portal.context import portal_of
-from gradlab.portal.hubauth import Visitor
+from gradlab.portal.hubauth import KEEP_SECONDS, Visitor
 from gradlab.portal.sessions import LOGIN_SECONDS, SESSION_SECONDS, PendingLogin
 
 __all__ = [
     "SESSION_COOKIE",
     "ApiInstructor",
     "ApiVisitor",
+    "FormVisitor",
     "LoginNeeded",
     "PageInstructor",
     "PageVisitor",
     "StreamInstructor",
+    "UnseenVisitor",
     "finish_login",
     "start_login",
     "still_instructor",
@@ -37,6 +39,8 @@ __all__ = [
 SESSION_COOKIE = "gradlab-portal"
 _LOGIN_COOKIE = "gradlab-portal-login-"
 _LOGINS_AT_ONCE = 5
+# Else the notebooks' questions, one a learner every half minute, would be most of the Hub's work, and a write each.
+_UNSEEN_KEEP_SECONDS = 300.0
 _HUB_SESSION_COOKIE = "jupyterhub-session-id"
 _AUTHORIZATION = re.compile(r"(?:token|bearer)\s+(\S+)\s*", re.IGNORECASE)
 
@@ -76,7 +80,20 @@ async def stream_visitor(request: Request, xsrf: str = "") -> Visitor:
     return await _api_visitor(request, request.headers.get("x-xsrf-token", "") or xsrf)
 
 
-async def _api_visitor(request: Request, xsrf: str) -> Visitor:
+async def form_visitor(request: Request, xsrf: Annotated[str, Form()] = "") -> Visitor:
+    """As ``api_visitor``, for a form of the portal's own pages, which has the XSRF token in a field."""
+    return await _api_visitor(request, xsrf)
+
+
+async def unseen_visitor(request: Request) -> Visitor:
+    """As ``api_visitor``, for what programs ask all the time: no sign that the person is here.
+
+    The Hub's word is kept for minutes. So only what harms nobody after the token's end may be answered with it.
+    """
+    return await _api_visitor(request, request.headers.get("x-xsrf-token", ""), seen=False)
+
+
+async def _api_visitor(request: Request, xsrf: str, *, seen: bool = True) -> Visitor:
     token = _header_token(request)
     if token is None:
         token = _cookie_token(request)
@@ -87,11 +104,13 @@ async def _api_visitor(request: Request, xsrf: str) -> Visitor:
         sessions = portal_of(request).sessions
         if not (_is_navigation(request) or sessions.xsrf_matches(token, xsrf)):
             raise HTTPException(403, _NOT_THIS_PAGE)
-    return await _admit(request, token)
+    return await _admit(request, token, seen=seen)
 
 
 PageVisitor = Annotated[Visitor, Depends(page_visitor)]
 ApiVisitor = Annotated[Visitor, Depends(api_visitor)]
+FormVisitor = Annotated[Visitor, Depends(form_visitor)]
+UnseenVisitor = Annotated[Visitor, Depends(unseen_visitor)]
 
 
 def page_instructor(visitor: PageVisitor) -> Visitor:
@@ -160,10 +179,11 @@ async def finish_login(request: Request, code: str, state: str) -> RedirectRespo
     return response
 
 
-async def _admit(request: Request, token: str) -> Visitor:
+async def _admit(request: Request, token: str, *, seen: bool = True) -> Visitor:
     portal = portal_of(request)
-    visitor = await portal.hub.identify(token, request.cookies.get(_HUB_SESSION_COOKIE, ""))
-    if portal.presence.due(visitor):
+    keep = KEEP_SECONDS if seen else _UNSEEN_KEEP_SECONDS
+    visitor = await portal.hub.identify(token, request.cookies.get(_HUB_SESSION_COOKIE, ""), keep=keep)
+    if portal.presence.due(visitor) and seen:
         await run_in_threadpool(portal.presence.write, visitor)
     return visitor
 

@@ -21,11 +21,12 @@ from fastapi import HTTPException
 
 from gradlab.errors import ServerError
 
-__all__ = ["INSTRUCTORS", "HubClient", "Visitor"]
+__all__ = ["INSTRUCTORS", "KEEP_SECONDS", "HubClient", "Server", "Visitor"]
 
 INSTRUCTORS = "instructors"  # the Hub group that makes an instructor
-_KEEP_SECONDS = 5.0
+KEEP_SECONDS = 5.0
 _KEEP_MOST = 4096
+_STOP_SECONDS = 20.0  # the Hub waits for ten before it answers that a server is still ending
 _TOKEN = re.compile(r"[!-~]{1,255}")  # anything else cannot be a token, nor be put into a header
 
 
@@ -41,6 +42,14 @@ class Visitor:
         return self.role == "instructor"
 
 
+@dataclass(frozen=True)
+class Server:
+    """A person's server: whether it has a GPU, and whether it is just starting or stopping."""
+
+    gpu: bool
+    pending: bool
+
+
 class HubClient:
     """The Hub as this service sees it. Answers about a token are kept for five seconds, so that a page and the data its
     script reads cost the Hub one request, and a revoked token still ends within seconds."""
@@ -54,10 +63,11 @@ class HubClient:
         service: str = "portal",
         prefix: str = "/services/portal/",
         base_url: str = "/",
+        public_hub: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.prefix = prefix.rstrip("/") + "/"
-        self.hub_prefix = base_url.rstrip("/") + "/hub/"
+        self.hub_prefix = public_hub or base_url.rstrip("/") + "/hub/"
         self._api_url = api_url.rstrip("/")
         self._api_token = api_token
         self._client_id = client_id
@@ -77,6 +87,7 @@ class HubClient:
                 service=environ["JUPYTERHUB_SERVICE_NAME"],
                 prefix=environ["JUPYTERHUB_SERVICE_PREFIX"],
                 base_url=environ.get("JUPYTERHUB_BASE_URL", "/"),
+                public_hub=environ.get("JUPYTERHUB_PUBLIC_HUB_URL", ""),
             )
         except KeyError as missing:
             raise ServerError(
@@ -87,13 +98,14 @@ class HubClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def identify(self, token: str, session: str = "") -> Visitor:
+    async def identify(self, token: str, session: str = "", *, keep: float = KEEP_SECONDS) -> Visitor:
         """The person this token belongs to. 401 where the Hub does not know it (any more), 403 where it is not meant
         for the portal, 503 where the Hub does not answer.
 
         ``session`` is the browser's Hub session: it is part of the key of what is kept, so a logout counts at once.
+        ``keep`` is how old a good answer may be; a bad one is never older than five seconds.
         """
-        model = await self._model(token, session) if _TOKEN.fullmatch(token) else None
+        model = await self._model(token, session, keep) if _TOKEN.fullmatch(token) else None
         if model is None:
             raise HTTPException(401, "The Hub does not know this login (any more). Log in again.")
         scopes = set(model.get("scopes", ()))
@@ -138,9 +150,31 @@ class HubClient:
             raise HTTPException(400, "The Hub did not accept this login: it is used up or too old. Log in again.")
         return str(reply.json()["access_token"])
 
-    def open_url(self, filename: str) -> str:
-        """One link that starts the visitor's server if needed and lands in this notebook."""
-        return f"{self.hub_prefix}user-redirect/lab/tree/{quote(filename)}"
+    async def server(self, name: str) -> Server | None:
+        """This person's server, or None if there is none."""
+        reply = await self._send("GET", f"/users/{quote(name, safe='')}", headers=self._own)
+        found = reply.json().get("servers", {}).get("") if reply.status_code == 200 else None
+        return found and Server(gpu=bool(found["user_options"].get("gpu")), pending=bool(found["pending"]))
+
+    async def stop_server(self, name: str) -> None:
+        """Ask for the end of this person's server; it may take some seconds more."""
+        path = f"/users/{quote(name, safe='')}/server"
+        await self._send("DELETE", path, headers=self._own, timeout=_STOP_SECONDS)
+
+    def open_url(self, filename: str, lab: str = "", *, gpu: bool = False) -> str:
+        """One link that starts the visitor's server if needed and lands in this notebook.
+
+        ``lab`` is what the server is opened for, and ``gpu`` asks for one; a server that runs already stays as it is.
+        """
+        notebook = f"{self.hub_prefix}user-redirect/lab/tree/{quote(filename)}"
+        if not lab:
+            return notebook
+        options = {"opt-lab": lab} | ({"opt-gpu": "yes"} if gpu else {})
+        return f"{self.hub_prefix}spawn?{urlencode(options | {'next': notebook})}"
+
+    @property
+    def _own(self) -> dict[str, str]:
+        return {"Authorization": f"token {self._api_token}"}
 
     @property
     def logout_url(self) -> str:
@@ -150,11 +184,11 @@ class HubClient:
     def _callback(self) -> str:
         return f"{self.prefix}oauth_callback"
 
-    async def _model(self, token: str, session: str) -> dict[str, Any] | None:
+    async def _model(self, token: str, session: str, keep: float) -> dict[str, Any] | None:
         key = hashlib.sha256(f"{session}\n{token}".encode("utf-8", "replace")).hexdigest()
         now = self._clock()
         found = self._known.get(key)
-        if found is not None and now - found[0] < _KEEP_SECONDS:
+        if found is not None and now - found[0] < (keep if found[1] else KEEP_SECONDS):
             return found[1]
         reply = await self._send("GET", "/user", headers={"Authorization": f"token {token}"})
         model = reply.json() if reply.status_code == 200 else None

@@ -12,6 +12,7 @@ __all__ = [
     "AttemptModel",
     "CheckLineModel",
     "ClassModel",
+    "DeliveryModel",
     "DeviceModel",
     "ExerciseModel",
     "FaultModel",
@@ -24,6 +25,7 @@ __all__ = [
     "LabModel",
     "LearnerModel",
     "MeModel",
+    "NoticeModel",
     "Problem",
     "ResultModel",
     "SubmissionModel",
@@ -40,6 +42,23 @@ class Problem(BaseModel):
 class MeModel(BaseModel):
     name: str
     role: Literal["learner", "instructor"]
+
+
+class DeliveryModel(BaseModel):
+    """A lab's notebook in a learner's home."""
+
+    lab: str = Field(max_length=64)
+    version: str = Field(pattern="^[0-9a-f]{12}$", description="Digest of the notebook as it was delivered.")
+    filename: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,100}\.ipynb$")
+
+
+class NoticeModel(BaseModel):
+    """Something to tell a person as long as it holds; times are seconds since the epoch."""
+
+    key: str = Field(description="What it is about: a person has one notice with this key at a time.")
+    text: str = Field(description="Plain text.")
+    at: float = Field(description="When it was written.")
+    until: float = Field(description="From when on it no longer holds; it may be withdrawn before.")
 
 
 class ExerciseModel(BaseModel):

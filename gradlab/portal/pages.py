@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 
-from gradlab.portal.auth import PageInstructor, PageVisitor, finish_login, xsrf_of
+from gradlab.portal.auth import FormVisitor, PageInstructor, PageVisitor, finish_login, xsrf_of
 from gradlab.portal.context import Portal, portal_of
 from gradlab.portal.hubauth import Visitor
 from gradlab.portal.render import Renderer
@@ -17,6 +19,8 @@ from gradlab.portal.views import attempt_views, class_counts, class_faults, next
 
 __all__ = ["add_pages", "error_page"]
 
+_STOP_SECONDS = 30.0
+_STOP_LOOK_SECONDS = 0.25
 _RECENT = 4
 _PAGE = 50
 _MOST = 500
@@ -29,10 +33,18 @@ def add_pages(app: FastAPI, prefix: str) -> None:
         "/attempts": own_attempts_page,
         "/class": class_page,
         "/learners/{name:path}": learner_page,
+        "/gpu/{slug}": gpu_page,
         "/oauth_callback": oauth_callback,
     }
     for path, endpoint in pages.items():
         app.add_api_route(prefix + path, endpoint, include_in_schema=False, response_class=HTMLResponse)
+    app.add_api_route(
+        f"{prefix}/gpu/{{slug}}",
+        restart_with_gpu,
+        methods=["POST"],
+        include_in_schema=False,
+        response_class=HTMLResponse,
+    )
 
 
 def labs_page(request: Request, visitor: PageVisitor) -> HTMLResponse:
@@ -52,7 +64,38 @@ def labs_page(request: Request, visitor: PageVisitor) -> HTMLResponse:
         exercise_up=next((row for row in up.exercises if not row.passed), None) if up else None,
         new_here=not recent,
         counts=class_counts(_rows(portal), portal.clock()) if visitor.instructor else None,
+        hosted=portal.settings.spawner == "docker",
+        gpus=portal.settings.gpus != "none",
     )
+
+
+async def gpu_page(request: Request, visitor: PageVisitor, slug: str) -> Response:
+    """Open a lab with a GPU. A server that runs without one would have to end first, which its owner decides."""
+    portal = portal_of(request)
+    filename = await run_in_threadpool(_filename, portal, visitor.name, slug)
+    server = await portal.hub.server(visitor.name)
+    if server is None or server.gpu:
+        return RedirectResponse(portal.hub.open_url(filename, slug, gpu=True), status_code=302)
+    lab = portal.course.lab(slug)
+    return await run_in_threadpool(_page, request, visitor, "gpu.html", here="labs", lab=lab, filename=filename)
+
+
+async def restart_with_gpu(request: Request, visitor: FormVisitor, slug: str) -> RedirectResponse:
+    """End the visitor's server, and open the lab in one with a GPU."""
+    portal = portal_of(request)
+    filename = await run_in_threadpool(_filename, portal, visitor.name, slug)
+    await portal.hub.stop_server(visitor.name)
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            while await portal.hub.server(visitor.name) is not None:
+                await asyncio.sleep(_STOP_LOOK_SECONDS)
+    except TimeoutError:
+        raise HTTPException(
+            503,
+            f"Your server has not ended within {_STOP_SECONDS:g} s. Wait a moment, then open the lab with a GPU again "
+            "from the labs page; what is on disk stays as it is.",
+        ) from None
+    return RedirectResponse(portal.hub.open_url(filename, slug, gpu=True), status_code=303)
 
 
 def own_attempts_page(
@@ -115,7 +158,7 @@ def error_page(request: Request, status: int, detail: str) -> HTMLResponse:
     title = titles.get(status, "That did not work")
     now = portal_of(request).clock()
     html = renderer.page(
-        "error.html", visitor=None, here="", xsrf="", now=now, title=title, status=status, detail=detail
+        "error.html", visitor=None, here="", xsrf="", now=now, notices=(), title=title, status=status, detail=detail
     )
     return HTMLResponse(html, status_code=status)
 
@@ -141,11 +184,22 @@ def _attempts_page(request: Request, visitor: Visitor, name: str, lab: str | Non
     )
 
 
+def _filename(portal: Portal, learner: str, slug: str) -> str:
+    """The name of a lab's notebook in the learner's home."""
+    for standing in lab_standings(portal.course, portal.store, learner):
+        if standing.lab.slug == slug:
+            return standing.filename
+    raise HTTPException(404, f"There is no lab {slug!r}. The labs page lists all of them.")
+
+
 def _rows(portal: Portal) -> list[ClassRow]:
     return class_rows(portal.course, portal.store, without=portal.presence.instructors)
 
 
 def _page(request: Request, visitor: Visitor, template: str, **values: Any) -> HTMLResponse:
     renderer: Renderer = request.app.state.renderer
-    html = renderer.page(template, visitor=visitor, xsrf=xsrf_of(request), now=portal_of(request).clock(), **values)
+    portal = portal_of(request)
+    now = portal.clock()
+    notices = portal.store.notices(visitor.name, now)
+    html = renderer.page(template, visitor=visitor, xsrf=xsrf_of(request), now=now, notices=notices, **values)
     return HTMLResponse(html)

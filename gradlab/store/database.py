@@ -19,6 +19,8 @@ from gradlab.errors import StoreError
 __all__ = ["open_database"]
 
 _BUSY_SECONDS = 15.0
+# Any number that nothing else locks in the same database.
+_MIGRATION_LOCK = 20_260_101
 
 
 def open_database(url: str) -> Engine:
@@ -29,19 +31,24 @@ def open_database(url: str) -> Engine:
         shown = location.render_as_string(hide_password=True)
         if location.get_backend_name() == "sqlite" and location.database:
             _make_file(Path(location.database))
-        engine = create_engine(url)
+        # A connection that its server has given up meanwhile, for example by a restart, is noticed before it is used.
+        engine = create_engine(url, pool_pre_ping=location.get_backend_name() != "sqlite")
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _prepare_sqlite)
-        _migrate(engine)
+        try:
+            _migrate(engine)
+        except BaseException:
+            engine.dispose()
+            raise
     except CommandError as error:
         raise StoreError(
             f"The database {shown!r} was made by a newer Gradlab: {error}. Run that version, or restore a backup."
         ) from error
     except (ArgumentError, SQLAlchemyError, OSError, ImportError) as error:
-        raise StoreError(
-            f"The database {shown!r} cannot be opened: {str(error).splitlines()[0]}. "
-            "Check GRADLAB_DATABASE_URL and the folder's permissions."
-        ) from error
+        remedy = "Check GRADLAB_DATABASE_URL and the folder's permissions."
+        if shown.startswith("postgresql"):
+            remedy = "Check GRADLAB_DATABASE_URL, and that its server runs and lets this user in."
+        raise StoreError(f"The database {shown!r} cannot be opened: {str(error).splitlines()[0]}. {remedy}") from error
     return engine
 
 
@@ -79,9 +86,12 @@ def _migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
+        # Processes that start together would all find no tables and make them; so one goes first, and a migration that
+        # fails leaves nothing half-made.
         if connection.dialect.name == "sqlite":
-            # The driver begins a transaction only before INSERT and the like. Processes that start together would all
-            # find no tables and make them; so one goes first, and a migration that fails leaves nothing half-made.
+            # The driver begins a transaction only before INSERT and the like.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+        elif connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradlab.store.tables import LearnerRow, SubmissionRow
+from gradlab.store.tables import LearnerRow, NoticeRow, SubmissionRow
 
-__all__ = ["Attempt", "Cell", "Fault", "Learner", "Submission"]
+__all__ = ["Attempt", "Cell", "Fault", "Learner", "Notice", "Submission"]
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,20 @@ class Learner:
     @classmethod
     def of(cls, row: LearnerRow) -> Learner:
         return cls(row.name, row.first_seen, row.last_seen)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something to tell a learner; told first at ``at``, and no longer true at ``until``."""
+
+    key: str
+    text: str
+    at: float
+    until: float
+
+    @classmethod
+    def of(cls, row: NoticeRow) -> Notice:
+        return cls(row.key, row.text, row.at, row.until)
 
 
 def _verdict(text: str | None) -> dict[str, Any] | None:

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Engine, Integer, exists, func, select, update
+from sqlalchemy import Engine, Integer, delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from gradlab.store.database import open_database
-from gradlab.store.records import Attempt, Cell, Fault, Learner, Submission
-from gradlab.store.tables import DeliveryRow, HintRow, LearnerRow, ResultRow, SubmissionRow
+from gradlab.store.records import Attempt, Cell, Fault, Learner, Notice, Submission
+from gradlab.store.tables import DeliveryRow, HintRow, LearnerRow, NoticeRow, ResultRow, SubmissionRow
 
 __all__ = ["Store"]
 
@@ -159,7 +159,7 @@ class Store:
                         points=result["points"],
                         max_points=result["max_points"],
                         judged_at=now,
-                        cause=(causes or {}).get(result["exercise"]),
+                        cause=_storable((causes or {}).get(result["exercise"])),
                     )
                 )
             self._see(session, row.learner, now)
@@ -183,7 +183,7 @@ class Store:
             return [Attempt.of(row) for row in session.execute(query)]
 
     def cells(self, *, learner: str | None = None, lab: str | None = None) -> list[Cell]:
-        """Where learners stand, exercise by exercise: all of them, or one learner's, or one lab's.
+        """Where learners stand, exercise by exercise, sorted: all of them, or one learner's, or one lab's.
 
         "Not attempted", "skipped" and "our fault" count neither as attempts nor as the last outcome.
         """
@@ -201,9 +201,13 @@ class Store:
         if lab is not None:
             best = best.where(ResultRow.lab == lab)
         grouped = best.group_by(*keys).subquery()
-        query = select(grouped, ResultRow.outcome, ResultRow.judged_at).join(
-            ResultRow,
-            (ResultRow.submission_id == grouped.c.last) & (ResultRow.exercise == grouped.c.exercise),
+        query = (
+            select(grouped, ResultRow.outcome, ResultRow.judged_at)
+            .join(
+                ResultRow,
+                (ResultRow.submission_id == grouped.c.last) & (ResultRow.exercise == grouped.c.exercise),
+            )
+            .order_by(grouped.c.learner, grouped.c.lab, grouped.c.exercise)
         )
         with self._session() as session:
             return [Cell.of(row) for row in session.execute(query)]
@@ -272,10 +276,35 @@ class Store:
                 found.setdefault(row.lab, []).append((row.version, row.filename))
             return found
 
+    # -- notices ---------------------------------------------------------------------------------------------------
+
+    def notify(self, learner: str, text: str, *, key: str, until: float, now: float) -> None:
+        """Tell the learner this until then, in place of what the key told before. What is past its time is removed."""
+        told = {"text": text, "at": now, "until": until}
+        with self._session.begin() as session:
+            session.execute(delete(NoticeRow).where(NoticeRow.learner == learner, NoticeRow.until <= now))
+            insert = self._dialect.insert(NoticeRow).values(learner=learner, key=key, **told)
+            session.execute(insert.on_conflict_do_update(index_elements=[NoticeRow.learner, NoticeRow.key], set_=told))
+
+    def withdraw(self, learner: str, key: str) -> None:
+        """It no longer holds; nothing happens if there is no such notice."""
+        with self._session.begin() as session:
+            session.execute(delete(NoticeRow).where(NoticeRow.learner == learner, NoticeRow.key == key))
+
+    def notices(self, learner: str, now: float) -> list[Notice]:
+        """What the learner is to be told now, oldest first."""
+        query = select(NoticeRow).where(NoticeRow.learner == learner, NoticeRow.until > now)
+        with self._session() as session:
+            return [Notice.of(row) for row in session.scalars(query.order_by(NoticeRow.at, NoticeRow.key))]
+
+    @property
+    def _dialect(self) -> Any:
+        """Where the database's own INSERT is."""
+        return sqlite if self._engine.dialect.name == "sqlite" else postgresql
+
     def _see(self, session: Session, learner: str, now: float) -> None:
         """Insert or touch in one statement: two processes may meet the same new learner at the same moment."""
-        dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
-        insert = dialect.insert(LearnerRow).values(name=learner, first_seen=now, last_seen=now)
+        insert = self._dialect.insert(LearnerRow).values(name=learner, first_seen=now, last_seen=now)
         session.execute(
             insert.on_conflict_do_update(
                 index_elements=[LearnerRow.name],
@@ -283,3 +312,8 @@ class Store:
                 where=LearnerRow.last_seen < now,
             )
         )
+
+
+def _storable(text: str | None) -> str | None:
+    """PostgreSQL takes no text with a zero byte in it, and a cause quotes whatever a program printed."""
+    return None if text is None else text.replace("\x00", "\ufffd")

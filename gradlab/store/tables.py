@@ -8,7 +8,7 @@ from __future__ import annotations
 from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["Base", "DeliveryRow", "HintRow", "LearnerRow", "ResultRow", "SubmissionRow"]
+__all__ = ["Base", "DeliveryRow", "HintRow", "LearnerRow", "NoticeRow", "ResultRow", "SubmissionRow"]
 
 
 class Base(DeclarativeBase):
@@ -94,3 +94,18 @@ class DeliveryRow(Base):
     version: Mapped[str] = mapped_column(String(16), primary_key=True)
     filename: Mapped[str] = mapped_column(String(255))
     delivered_at: Mapped[float]
+
+
+class NoticeRow(Base):
+    """Something to tell a learner until it no longer holds; ``key`` names what it is about, one notice each.
+
+    Nobody need have seen the learner before: a notice is no sign of life.
+    """
+
+    __tablename__ = "notice"
+
+    learner: Mapped[str] = mapped_column(String(255), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    text: Mapped[str] = mapped_column(Text)
+    at: Mapped[float]
+    until: Mapped[float]

@@ -48,6 +48,14 @@ def test_a_verdict_and_a_hint_come_back_as_data(portal: FakePortal) -> None:
     assert client(portal).next_hint("tensors", "rank_of") == {"number": 1, "of": 2, "hint": "Look at `x.shape`."}
 
 
+def test_an_answer_without_content_is_one(portal: FakePortal) -> None:
+    told = [{"lab": "tensors", "version": "0123456789ab", "filename": "04_tensors.ipynb"}]
+    client(portal).delivered(told)
+    [sent] = portal.requests
+    assert (sent.method, sent.path) == ("POST", "/services/portal/api/deliveries")
+    assert json.loads(sent.body) == told
+
+
 def test_the_portals_own_sentence_is_the_error(portal: FakePortal) -> None:
     portal.refuse = (404, json.dumps({"detail": "Lab 'tensors' has no exercise 'rnk'. It has: rank_of, double."}))
     with pytest.raises(LabError, match=r"^Lab 'tensors' has no exercise 'rnk'\. It has: rank_of, double\.$"):

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from checker.results import Outcome
+from labkit.client import Portal as Server
 from tests.courses import write_course
 from tests.portals import PREFIX, Running, running_portal
 from tests.waiting import until
@@ -284,6 +285,77 @@ def test_the_gpu_panel_says_plainly_that_there_is_none(portal: Running) -> None:
     }
 
 
+def test_notices_are_the_caller_s_own_as_long_as_they_hold(portal: Running) -> None:
+    now = time.time()
+    portal.store.notify("olga", "Your server holds a GPU.", key="gpu", until=now + 60, now=now)
+    portal.store.notify("olga", "The exam begins at ten.", key="exam", until=now + 90, now=now + 1)
+    portal.store.notify("olga", "Welcome.", key="hello", until=now, now=now - 60)
+    with portal.client("olga") as olga, portal.client("pia") as pia:
+        assert olga.get("api/notices").json() == [
+            {"key": "gpu", "text": "Your server holds a GPU.", "at": now, "until": now + 60},
+            {"key": "exam", "text": "The exam begins at ten.", "at": now + 1, "until": now + 90},
+        ]
+        assert pia.get("api/notices").json() == []
+        portal.store.withdraw("olga", "gpu")
+        assert [notice["key"] for notice in olga.get("api/notices").json()] == ["exam"]
+
+
+def test_asking_for_notices_is_no_sign_of_life_and_no_work_for_the_hub(portal: Running) -> None:
+    with portal.client("quinn") as quinn:
+        before = portal.hub.user_requests
+        quinn.get("api/notices")
+        portal.hub.tokens.clear()  # what the Hub said is kept for minutes here, and for seconds everywhere else
+        hub = portal.app.state.portal.hub
+        for key, (at, model) in list(hub._known.items()):
+            hub._known[key] = (at - 200, model)
+        assert quinn.get("api/notices").status_code == 200
+        assert portal.hub.user_requests == before + 1
+        assert "quinn" not in [learner.name for learner in portal.store.learners()]
+        assert quinn.get("api/me").status_code == 401
+        assert quinn.get("api/notices").status_code == 401
+
+
+def delivery(**changes: str) -> dict[str, str]:
+    return {"lab": "tensors", "version": "0123456789ab", "filename": "04_tensors.ipynb"} | changes
+
+
+def test_what_was_delivered_is_recorded_by_whose_server_says_so(portal: Running) -> None:
+    told = [delivery(), delivery(version="ba9876543210", filename="04_tensors_2.ipynb"), delivery(lab="gone")]
+    Server(portal.url + PREFIX, portal.hub.token("rosa")).delivered(told)
+    with portal.client("rosa") as rosa:
+        [lab] = rosa.get("api/labs").json()
+    assert (lab["filename"], lab["newer_filename"]) == ("04_tensors.ipynb", "04_tensors_2.ipynb")
+    assert portal.store.deliveries("rosa") == {
+        "tensors": [("0123456789ab", "04_tensors.ipynb"), ("ba9876543210", "04_tensors_2.ipynb")]
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"filename": "../04_tensors.ipynb"},
+        {"filename": "04_tensors.py"},
+        {"filename": f"{'x' * 101}.ipynb"},
+        {"filename": "04_tensors.ipynb\n"},
+        {"version": "0123456789AB"},
+        {"version": "0123456789ab0"},
+        {"lab": "x" * 65},
+    ],
+)
+def test_of_deliveries_one_of_which_is_malformed_none_is_recorded(portal: Running, wrong: dict[str, str]) -> None:
+    with portal.client("sven") as sven:
+        answer = sven.post("api/deliveries", json=[delivery(), delivery(**wrong)])
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(f"1 {next(iter(wrong))}=")
+    assert portal.store.deliveries("sven") == {}
+
+
+def test_more_deliveries_than_a_home_has_labs_are_refused(portal: Running) -> None:
+    with portal.client("sven") as sven:
+        answer = sven.post("api/deliveries", json=[delivery()] * 201)
+    assert answer.status_code == 422
+
+
 def test_malformed_parameters_are_named(portal: Running) -> None:
     with portal.client("noor") as noor:
         wait = noor.get("api/submissions/1", params={"wait": "soon"})
@@ -311,15 +383,17 @@ def test_the_openapi_document_describes_every_answer_and_refusal(portal: Running
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     }
-    assert len(operations) == 11
-    for (method, path), operation in operations.items():
+    assert len(operations) == 13
+    for (_, path), operation in operations.items():
         assert path.startswith(PREFIX)
         assert operation["summary"]
         assert operation["description"], path
         answers = operation["responses"]
         assert answers["401"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
         assert answers["422"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
-        good = answers["202" if path.endswith("/checks") and method == "POST" else "200"]
-        if not path.endswith("events"):
+        good = next(answers[status] for status in ("200", "202", "204") if status in answers)
+        if "204" in answers:
+            assert "content" not in good
+        elif not path.endswith("events"):
             assert good["content"]["application/json"]["schema"] != {}, path
     assert not [path for path in document["paths"] if not path.startswith((f"{PREFIX}api/", f"{PREFIX}events"))]

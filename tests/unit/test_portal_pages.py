@@ -52,6 +52,25 @@ def test_a_first_visit_is_three_sentences_and_one_button(portal: Running) -> Non
     assert "Your last checks" not in text
 
 
+def test_notices_are_on_top_of_every_page_of_whom_they_are_for(portal: Running) -> None:
+    now = portal.clock()
+    portal.store.notify("nia", "Run a cell with `torch`.", key="gpu", until=now + 60, now=now - 120)
+    portal.store.notify("nia", HOSTILE, key="exam", until=now + 60, now=now)
+    portal.store.notify("nia", "This was yesterday.", key="over", until=now, now=now - 90)
+    for path in ("", "attempts", "attempts?lab=tensors"):
+        text = source(portal, "nia", path)
+        top = text[text.index('<main id="main"') : text.index("<h1")]
+        assert '<div class="notices" role="status">' in top
+        assert top.count('class="notice"') == 2
+        assert "Run a cell with <code>torch</code>." in top
+        assert "2 min ago" in top
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in top
+        assert "<script" not in top
+        assert "<img" not in top
+        assert "yesterday" not in text
+    assert "notices" not in source(portal, "omar")
+
+
 def test_progress_says_what_is_done_what_is_next_and_where_to_go_on(portal: Running) -> None:
     judged(portal, "ada", Result("rank_of", Outcome.PASSED, 2, 2), only="rank_of")
     judged(portal, "ada", Result("double", Outcome.FAILED, 0, 3), only="double")

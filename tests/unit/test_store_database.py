@@ -1,15 +1,11 @@
-"""The database of a store, on real SQLite files: migrations, durability, concurrency, and files that are of no use."""
+"""The database of a store: migrations, durability, concurrency, and databases that are of no use."""
 
 from __future__ import annotations
 
-import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,11 +17,13 @@ from sqlalchemy import create_engine
 
 from gradlab.errors import StoreError
 from gradlab.settings import ROOT
-from gradlab.store import Fault, Store, database
+from gradlab.store import Fault, Store
 from gradlab.store.tables import Base
 from tests.stores import judged
 
-# -- the file ------------------------------------------------------------------------------------------------------
+DATABASES = ("sqlite", "postgresql")
+
+# -- tables ----------------------------------------------------------------------------------------------------------
 
 
 def test_migrations_make_exactly_the_tables(store: Store, store_url: str) -> None:
@@ -36,9 +34,10 @@ def test_migrations_make_exactly_the_tables(store: Store, store_url: str) -> Non
     engine.dispose()
 
 
-def test_a_database_of_the_first_version_is_brought_up_to_date_and_keeps_its_results(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'gradlab.sqlite'}"
-    engine = create_engine(url)
+def test_a_database_of_the_first_version_is_brought_up_to_date_and_keeps_its_results(store_url: str) -> None:
+    if store_url.startswith("sqlite"):
+        Path(store_url.removeprefix("sqlite:///")).parent.mkdir()
+    engine = create_engine(store_url)
     config = Config()
     config.set_main_option("script_location", str(ROOT / "gradlab" / "store" / "migrations"))
     with engine.begin() as connection:
@@ -46,13 +45,13 @@ def test_a_database_of_the_first_version_is_brought_up_to_date_and_keeps_its_res
         command.upgrade(config, "0001")
         for statement in (
             "INSERT INTO learner VALUES ('ada', 1, 1)",
-            "INSERT INTO submission VALUES (7, 'ada', 'tensors', NULL, x'', 1, 'judged', 3, 1, 2, '{}', NULL)",
+            "INSERT INTO submission VALUES (7, 'ada', 'tensors', NULL, '', 1, 'judged', 3, 1, 2, '{}', NULL)",
             "INSERT INTO result VALUES (7, 'rank_of', 'ada', 'tensors', 'our fault', 0, 2, 2)",
             "INSERT INTO result VALUES (7, 'double', 'ada', 'tensors', 'passed', 3, 3, 2)",
         ):
             connection.exec_driver_sql(statement)
     engine.dispose()
-    store = Store.open(url)
+    store = Store.open(store_url)
     assert [(cell.exercise, cell.points) for cell in store.cells()] == [("double", 3)]
     assert store.faults(since=0) == [Fault(7, "ada", "tensors", ("rank_of",), (), 2.0)]
     store.close()
@@ -65,28 +64,12 @@ def test_opening_again_keeps_everything(store: Store, store_url: str) -> None:
     again.close()
 
 
-def test_the_file_is_written_ahead_and_synced_in_full(store: Store) -> None:
-    with store._engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
-        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 15000
-
-
 @pytest.mark.parametrize("bad", ["no url at all", "sqlite:////proc/nowhere/gradlab.sqlite", "oracle9://x"])
 def test_a_database_that_cannot_be_opened_is_named_with_a_remedy(bad: str) -> None:
     with pytest.raises(StoreError) as error:
         Store.open(bad)
     assert f"The database {bad!r} cannot be opened: " in str(error.value)
     assert "Check GRADLAB_DATABASE_URL and the folder's permissions." in str(error.value)
-
-
-def test_a_file_that_is_no_database_is_named_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_text("my notes, " * 200)
-    with pytest.raises(StoreError, match="file is not a database"):
-        Store.open(f"sqlite:///{path}")
-    assert path.read_text() == "my notes, " * 200
 
 
 def test_a_database_of_a_newer_version_is_left_alone(store: Store, store_url: str) -> None:
@@ -103,18 +86,6 @@ def test_a_database_without_its_driver_is_named_without_its_password() -> None:
         error.value
     )
     assert "secret" not in str(error.value)
-
-
-def test_the_database_is_for_its_owner_alone(tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        store = Store.open(f"sqlite:///{tmp_path / 'gradlab.sqlite'}")
-        store.see("ada", now=1.0)
-        modes = {path.name: path.stat().st_mode & 0o077 for path in tmp_path.iterdir()}
-        store.close()
-    finally:
-        os.umask(before)
-    assert modes == dict.fromkeys(("gradlab.sqlite", "gradlab.sqlite-wal", "gradlab.sqlite-shm"), 0)
 
 
 # -- crashes and concurrency ---------------------------------------------------------------------------------------
@@ -179,47 +150,6 @@ def test_processes_that_start_together_make_the_tables_once(store_url: str) -> N
     assert [child.returncode for child in children] == [0] * 4
 
 
-def test_a_database_that_somebody_else_prepares_is_waited_for(store_url: str) -> None:
-    with closing(about_to_write(store_url)) as other:
-        timer = threading.Timer(0.3, other.execute, ["COMMIT"])
-        timer.start()
-        with closing(Store.open(store_url)) as store:
-            store.see("ada", now=1.0)
-        timer.join()
-
-
-def test_a_database_that_somebody_else_never_lets_go_is_named(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.1)
-    with (
-        closing(about_to_write(store_url)),
-        pytest.raises(StoreError, match=r"cannot be opened: .*database is locked.* Check GRADLAB_DATABASE_URL"),
-    ):
-        Store.open(store_url)
-
-
-def test_what_no_waiting_mends_is_said_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "old.sqlite"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE one (x)")
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        started = time.monotonic()
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            database._write_ahead(connection.cursor())
-        assert time.monotonic() - started < database._BUSY_SECONDS / 3
-
-
-def about_to_write(store_url: str) -> sqlite3.Connection:
-    """A connection for which SQLite lets nobody switch to WAL, and waits for no moment."""
-    path = Path(store_url.removeprefix("sqlite:///"))
-    path.parent.mkdir()
-    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    other.execute("BEGIN IMMEDIATE")
-    locked = pytest.raises(sqlite3.OperationalError, match="database is locked")
-    with closing(sqlite3.connect(path, timeout=5)) as connection, locked:
-        connection.execute("PRAGMA journal_mode=WAL")
-    return other
-
-
 def test_two_processes_see_and_accept_at_the_same_time(store: Store, store_url: str) -> None:
     children = at_once(SEE_AND_ACCEPT, [store_url, "one"], [store_url, "two"])
     for child in children:
@@ -232,17 +162,6 @@ def test_two_processes_see_and_accept_at_the_same_time(store: Store, store_url: 
     }
     assert all(s is not None and s.tries == 1 for s in submissions)
     assert [learner.name for learner in store.learners()] == sorted({"ada", *(f"new-{turn}" for turn in range(25))})
-
-
-def test_a_reader_is_not_held_up_by_a_writer(store: Store, store_url: str) -> None:
-    number = judged(store, "ada", ("rank_of", "passed", 2))
-    writer = sqlite3.connect(store_url.removeprefix("sqlite:///"))
-    writer.execute("BEGIN IMMEDIATE")
-    writer.execute("UPDATE submission SET tries = 9")
-    assert store.submission(number) is not None
-    assert len(store.cells()) == 1
-    writer.rollback()
-    writer.close()
 
 
 def test_threads_share_one_store(store: Store) -> None:
