@@ -74,7 +74,7 @@ def check(
     from secrets import randbits
 
     from checker.engine import NotebookError
-    from gradlab.checks import assignment
+    from gradlab.judging import assignment
     from gradlab.terminal import verdict_view
 
     settings = _settings()
@@ -149,7 +149,7 @@ def doctor(as_json: AsJson = False) -> None:
     """Find what keeps the server from working and say the remedy.
 
     It looks at Python and its packages, Node, ports, sandboxes, Docker, GPUs, disk and passwords, and runs one real
-    check.
+    check; of a hosted server at its services, images, networks, GPUs, certificate and databases.
     """
     from dataclasses import asdict
 
@@ -166,12 +166,69 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(0 if well else 1)
 
 
+@app.command(epilog="\b\nExamples:\n  gradlab password ada\n  gradlab password ada --json")
+def password(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose password, such as ada.")], as_json: AsJson = False
+) -> None:
+    """Give somebody a new password, and print it once.
+
+    It is for the logins signup and approval, while the server runs or not. A name that is here from an earlier login,
+    and has no password yet, gets one as well.
+    """
+    from gradlab.hub.login.accounts import reset_password
+
+    result = {"name": name.lower(), "password": reset_password(_settings(), name.lower())}
+    _show(result, as_json, lambda: result["password"])
+    print(f"This is the new password of {result['name']}; have them change it (/hub/change-password).", file=sys.stderr)
+
+
+@app.command(epilog="\b\nExamples:\n  gradlab release ada\n  gradlab release ada --json")
+def release(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name to give away, such as ada.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let another account elsewhere have a name.
+
+    It is for the logins github, google, oidc and lti, where a name belongs to the account that first used it. The next
+    account that is called so gets it, with all that is kept under it.
+    """
+    from gradlab.hub.login.accounts import release as give_away
+
+    give_away(_settings(), name.lower())
+    result = {"name": name.lower(), "released": True}
+    _show(result, as_json, lambda: f"{result['name']} belongs to the next account that logs in with this name.")
+
+
 @app.command(hidden=True)
 def portal() -> None:
     """Serve the portal; the server starts this."""
     from gradlab.service import run
 
     run(_settings())
+
+
+@app.command(hidden=True)
+def judge() -> None:
+    """Serve the judge; a hosted server has it in a container of its own."""
+    from gradlab.service import run_judge
+
+    run_judge(_settings())
+
+
+@app.command(hidden=True)
+def gpu_monitor() -> None:
+    """Serve the GPU monitor; a hosted server has it in a container of its own."""
+    from gradlab.service import run_gpu_monitor
+
+    run_gpu_monitor(_settings())
+
+
+@app.command(hidden=True)
+def proxy() -> None:
+    """Become the proxy of a hosted server."""
+    from gradlab.hub.proxy import become_proxy
+
+    become_proxy(_settings())
 
 
 def _settings() -> Settings:
@@ -206,7 +263,7 @@ def _judge(settings: Settings, *, warm: bool = False) -> Iterator[Judge]:
     from dataclasses import replace
 
     from checker.engine import Judge
-    from gradlab.checks import judge_config
+    from gradlab.judging import judge_config
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of judge.close()
     config = judge_config(settings)

@@ -5,12 +5,26 @@ GradlabError
 ├── CourseError          a lab, its checker or the question catalogue
 ├── SubmissionRefused    a notebook or request that cannot be judged (carries an HTTP status)
 ├── StoreError           the database
-└── ServerError          starting or stopping the server
+├── JudgeError           the judge of a hosted server gave no verdict
+├── PoolEmpty            there is no GPU that anybody could wait for
+├── LimitRefused         the GPU memory of a container is not limited
+├── ServerError          starting or stopping the server
+└── AccountError         a name that may log in, changed by an operator
 
 A message names the thing, the value and the remedy, in that order.
 """
 
-__all__ = ["CourseError", "GradlabError", "ServerError", "SettingsError", "StoreError", "SubmissionRefused"]
+__all__ = [
+    "CourseError",
+    "GradlabError",
+    "JudgeError",
+    "LimitRefused",
+    "PoolEmpty",
+    "ServerError",
+    "SettingsError",
+    "StoreError",
+    "SubmissionRefused",
+]
 
 
 class GradlabError(Exception):
@@ -29,8 +43,24 @@ class StoreError(GradlabError):
     """The database cannot be opened, migrated or written."""
 
 
+class JudgeError(GradlabError):
+    """The judge gave no verdict; its words are for the instructor."""
+
+
+class PoolEmpty(GradlabError):
+    """There is no GPU that anybody could wait for; the sentence says why and what to do."""
+
+
+class LimitRefused(GradlabError):
+    """A container's GPU memory has no hard limit; the sentence says what is missing."""
+
+
 class ServerError(GradlabError):
     """The server cannot start or stop."""
+
+
+class AccountError(GradlabError):
+    """There is no such name, or nothing that could be changed about it."""
 
 
 class SubmissionRefused(GradlabError):

@@ -31,7 +31,9 @@ from checker.sandbox.confinement import Confinement, Limits, Method, command, de
 from gradlab.credentials import Credentials
 from gradlab.errors import ServerError
 from gradlab.hub.config import PROXY_SCRIPT, portal_environment, public_url
-from gradlab.hub.environment import PART, Ports, instance_of, server_environment, uid_of
+from gradlab.hub.environment import PART, Addresses, Ports, instance_of, server_environment, uid_of
+from gradlab.hub.login import caution, who
+from gradlab.hub.login import check as check_login
 from gradlab.hub.output import tail
 from gradlab.hub.processes import become_subreaper, end_all, marked, port_fault, reap_adopted, tree
 from gradlab.settings import ROOT, Settings
@@ -124,7 +126,9 @@ class _Supervisor:
         logs = settings.state_dir / "logs"
         hub = [sys.executable, "-m", "jupyterhub", "--config", str(ROOT / "jupyterhub_config.py")]
         self._hub = _Child("hub", hub, env | ports.environment(), logs)
-        self._portal = _Child("portal", portal, env | portal_environment(credentials, ports), logs)
+        self._portal = _Child(
+            "portal", portal, env | portal_environment(settings, credentials, Addresses.of_trial(ports)), logs
+        )
 
     def run(self) -> int:
         try:
@@ -229,6 +233,7 @@ def _sweep(settings: Settings) -> int:
 
 def _check(settings: Settings) -> Method:
     """What must hold before anything is started. Returns the confinement method."""
+    check_login(settings)
     if not PROXY_SCRIPT.is_file():
         raise ServerError(
             f"The proxy is not installed: {PROXY_SCRIPT} is missing. Delete node_modules and run `make up`."
@@ -314,13 +319,10 @@ def _welcome(settings: Settings, credentials: Credentials, protection: str) -> l
     return [
         "",
         f"  Gradlab         {public_url(settings)}",
-        f"  Learners        any name, password  {credentials.learner_password}",
-        f"  Instructors     any name, password  {credentials.instructor_password}",
+        *who(settings, credentials),
         f"  Protection      {protection}",
         f"  Data and logs   {settings.state_dir}",
-        "",
-        "  This is a trial's login: whoever has the learners' password can log in under any learner's name.",
-        "",
+        *caution(settings),
         "Starting …",
     ]
 

@@ -1,4 +1,5 @@
-"""The portal's process: judge, checks, GPU reader and pages put together and run until SIGTERM.
+"""The portal's process: judge, checks, GPU reader and pages put together and run until SIGTERM; and the processes of
+judge and GPU monitor, where a hosted server has those.
 
 Nothing here decides anything: it makes the parts, hands them to each other and closes them in the right order.
 """
@@ -10,28 +11,36 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from socket import socket
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
 
 from checker.engine import Judge
-from gradlab.checks import Checks, judge_config
+from gradlab.checks import Checks
 from gradlab.course import Course
 from gradlab.credentials import Credentials
 from gradlab.errors import ServerError
+from gradlab.gpu.host import Host
+from gradlab.gpu.monitor import Monitor, create_monitor_app
 from gradlab.gpu.nvml import Nvml
 from gradlab.gpu.reader import Reader
+from gradlab.gpu.remote import RemoteGpus
+from gradlab.hub.config import portal_environment
+from gradlab.hub.environment import Addresses
+from gradlab.judge_service import JUDGE_SOCKET, RemoteJudge, create_judge_app
+from gradlab.judging import judge_config
 from gradlab.portal import HubClient, create_app
 from gradlab.settings import Settings
 from gradlab.store import Store
 
-__all__ = ["run"]
+__all__ = ["run", "run_gpu_monitor", "run_judge"]
 
 log = logging.getLogger(__name__)
 
@@ -42,32 +51,61 @@ _STREAMS_SECONDS = 2
 @dataclass(frozen=True)
 class _Parts:
     app: FastAPI
-    judge: Judge
     checks: Checks
+    warm: Callable[[], None]
 
 
 def run(settings: Settings) -> None:
     """Serve the portal at JUPYTERHUB_SERVICE_URL until SIGTERM or SIGINT; then end every process of the judge."""
-    host, port = _address(os.environ.get("JUPYTERHUB_SERVICE_URL", ""))
+    environ = os.environ | _hosted_environment(settings)
+    host, port = _address(environ.get("JUPYTERHUB_SERVICE_URL", ""))
+    _prepare(settings)
+    with _compose(settings, environ) as parts:
+        # The proxy in front is ours and, in a trial, on this machine.
+        forwarded = {"proxy_headers": True, "forwarded_allow_ips": "127.0.0.1"}
+        _Server(_config(settings, parts.app, host=host, port=port, **forwarded), lambda: _begin(parts)).run()
+
+
+def run_judge(settings: Settings) -> None:
+    """Serve the judge at its socket until SIGTERM or SIGINT; then end every process of it."""
+    _prepare(settings)
+    socket = settings.run_dir / JUDGE_SOCKET
+    with ExitStack() as stack:
+        judge = Judge(judge_config(settings))
+        stack.callback(judge.close)
+        app = create_judge_app(Course.load(settings.labs_dir, settings.checks_dir), judge)
+        socket.unlink(missing_ok=True)  # of a service that was killed; uvicorn binds no name that is there
+        _Server(_config(settings, app, uds=str(socket)), judge.warm).run()
+
+
+def run_gpu_monitor(settings: Settings) -> None:
+    """Serve the GPU monitor at its socket until SIGTERM or SIGINT."""
+    _prepare(settings)
+    socket = settings.gpu_socket
+    with ExitStack() as stack:
+        monitor = Monitor(Nvml(), Host())
+        stack.callback(monitor.close)
+        socket.unlink(missing_ok=True)  # of a service that was killed; a new name is open to every service's user
+        _Server(_config(settings, create_monitor_app(monitor), uds=str(socket)), monitor.start).run()
+
+
+def _prepare(settings: Settings) -> None:
     # uvicorn raises the signal once more when it has stopped; the default action would end us before we close.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    with _compose(settings) as parts:
-        config = uvicorn.Config(
-            parts.app,
-            host=host,
-            port=port,
-            log_config=None,
-            log_level=settings.log_level.lower(),
-            access_log=False,
-            timeout_graceful_shutdown=_STREAMS_SECONDS,
-            # The proxy in front is ours and on this machine.
-            proxy_headers=True,
-            forwarded_allow_ips="127.0.0.1",
-        )
-        _Server(config, lambda: _begin(parts)).run()
+
+
+def _config(settings: Settings, app: FastAPI, **options: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        log_level=settings.log_level.lower(),
+        access_log=False,
+        timeout_graceful_shutdown=_STREAMS_SECONDS,
+        **options,
+    )
 
 
 class _Server(uvicorn.Server):
@@ -87,36 +125,64 @@ def _begin(parts: _Parts) -> None:
         left = parts.checks.resume()
         if left:
             log.info("Judging %d submissions that were accepted before the last stop.", left)
-        parts.judge.warm()
+        parts.warm()
     except Exception:
         log.exception("What an earlier run left could not be taken up again.")
 
 
 @contextmanager
-def _compose(settings: Settings) -> Iterator[_Parts]:
+def _compose(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Parts]:
     """Make the parts; closing goes backwards: no new checks, then the judge's processes, then the database."""
     with ExitStack() as stack:
-        credentials = Credentials.ensure(settings.credentials_file)
         course = Course.load(settings.labs_dir, settings.checks_dir)
         store = Store.open(settings.store_url)
         stack.callback(store.close)
-        nvml = Nvml()
         executor = ThreadPoolExecutor(settings.check_workers, thread_name_prefix="check")
         stack.callback(executor.shutdown, cancel_futures=True)
-        judge = Judge(judge_config(settings))
+        judge, warm = _judge(settings)
         stack.callback(judge.close)
         checks = Checks(course, store, judge, executor, notebook_bytes=settings.notebook_mb << 20)
         stack.callback(checks.close, seconds=2.0)
         app = create_app(
             settings=settings,
-            credentials=credentials,
+            credentials=_credentials(settings),
             course=course,
             store=store,
             checks=checks,
-            hub=HubClient.from_env(os.environ),
-            gpu=Reader(nvml.read, deadline=1.5),
+            hub=HubClient.from_env(environ),
+            gpu=Reader(_gpus(settings, stack), deadline=1.5),
         )
-        yield _Parts(app, judge, checks)
+        yield _Parts(app, checks, warm)
+
+
+def _judge(settings: Settings) -> tuple[Judge | RemoteJudge, Callable[[], None]]:
+    """The judge, and what starts processes of it ahead: a hosted server has it in a service of its own."""
+    if settings.spawner == "docker":
+        return RemoteJudge(settings.run_dir / JUDGE_SOCKET), lambda: None
+    judge = Judge(judge_config(settings))
+    return judge, judge.warm
+
+
+def _gpus(settings: Settings, stack: ExitStack) -> Callable[[], dict[str, Any]]:
+    """Where the GPUs are read: a hosted server has a service for that, whose container has the driver."""
+    if settings.spawner == "docker":
+        remote = RemoteGpus(settings.gpu_socket)
+        stack.callback(remote.close)
+        return remote
+    return Nvml().read
+
+
+def _credentials(settings: Settings) -> Credentials:
+    if settings.spawner == "docker":
+        return Credentials.from_env("portal_token", "cookie_key")
+    return Credentials.ensure(settings.credentials_file)
+
+
+def _hosted_environment(settings: Settings) -> dict[str, str]:
+    """A trial's portal is told by the command that starts it; on a hosted server every service has its known place."""
+    if settings.spawner != "docker":
+        return {}
+    return portal_environment(settings, _credentials(settings), Addresses.of(settings))
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -11,24 +11,54 @@ import os
 import re
 from collections.abc import Mapping
 from io import StringIO
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from dotenv.parser import parse_stream
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from gradlab.errors import SettingsError
+from gradlab.gpu_mode import parse_mode
 
-__all__ = ["PREFIX", "ROOT", "Settings"]
+__all__ = ["PREFIX", "ROOT", "SECRETS", "Settings", "allow_examples", "allowed"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "GRADLAB_"
 
+# What gradlab.credentials reads: variables too, but no settings, for settings are printed and handed on.
+SECRETS = frozenset(
+    PREFIX + name
+    for name in (
+        "CLASS_CODE",
+        "INSTRUCTOR_CODE",
+        "PORTAL_TOKEN",
+        "PROXY_TOKEN",
+        "COOKIE_KEY",
+        "HUB_COOKIE_KEY",
+        "METRICS_TOKEN",
+        "POSTGRES_PASSWORD",
+    )
+)
+
+# The databases of docker-compose.yml's profile postgres, one for the store and one for the hub, for both have a table
+# alembic_version. The password is where PostgreSQL's own library looks for it: in the variable PGPASSWORD.
+_POSTGRES = "postgresql+psycopg://gradlab@postgres"
+
 # As NVML spells a GPU, a MIG instance, and a MIG instance of a driver before R470.
 _GPU_UUID = re.compile(r"(GPU|MIG)-[0-9a-f]+(-[0-9a-f]+)*|MIG-GPU-[0-9a-f]+(-[0-9a-f]+)*/\d+/\d+", re.IGNORECASE)
 
+# What GRADLAB_LOGIN_ALLOW may say with which login.
+_ALLOWED = {
+    "github": {"users": "users:ada,grace", "org": "org:NAME or org:NAME/TEAM"},
+    "google": {"users": "users:ada@example.org", "domain": "domain:example.org"},
+    "oidc": {"users": "users:ada,grace", "domain": "domain:example.org", "group": "group:NAME"},
+}
+
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Minutes = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):
@@ -46,8 +76,33 @@ class Settings(BaseModel):
     sandbox: Literal["auto", "bubblewrap", "unshare", "plain"] = Field(
         "auto", description="How learner code is confined; auto takes the first that works on this machine."
     )
+    spawner: Literal["process", "docker"] = Field(
+        "process", description="How learners' servers run: as confined processes, or each in a container of its own."
+    )
     learner_memory_mb: Count = Field(4096, description="Memory limit of each process of a learner's server, in MiB.")
     learner_processes: Count = Field(512, description="Processes and threads a learner's server may have.")
+    learner_cpus: Annotated[float, Field(gt=0)] = Field(2.0, description="Processor cores of a learner's container.")
+    learner_shm_mb: Count = Field(1024, description="Size of /dev/shm in a learner's container, in MiB.")
+    learner_image: str = Field("gradlab-lab", description="The image of learners' containers.")
+    learner_networks: IPv4Network = Field(
+        IPv4Network("10.213.0.0/16"), description="Where learners' networks, 16 addresses each, are taken from."
+    )
+    learner_internet: bool = Field(False, description="Whether learners' containers may reach the Internet.")
+    gpus: str = Field("none", description="How learners get GPUs: none, exclusive, shared:N or mig.")
+    cull_minutes: Minutes = Field(60, description="Minutes without use after which a server is stopped; 0: never.")
+    gpu_idle_minutes: Minutes = Field(
+        20, description="Minutes in which a server neither computes nor uses its GPU, and gives it back; 0: never."
+    )
+    gpu_warn_minutes: Minutes = Field(
+        5, description="Minutes between the warning and the stop of a server whose GPU is idle; 0: no warning."
+    )
+    installation: str = Field("", description="A hosted server's name; its containers and volumes begin with it.")
+    public_address: str = Field("", description="The address people type, such as https://lab.example.org.")
+    subdomains: bool = Field(False, description="Whether every learner's server has a host name of its own.")
+    tls_dir: Path | None = Field(None, description="Folder with cert.pem and key.pem; with them the proxy speaks TLS.")
+    hub_database_url: str = Field("", description="SQLAlchemy URL of the hub; empty means SQLite in the state folder.")
+    profiles: str = Field("", description="docker-compose.yml's profiles that are on, separated by commas.")
+    run_dir: Path = Field(Path("/run/gradlab"), description="Where the services of a hosted server meet: Unix sockets.")
     check_sandbox: Literal["auto", "bubblewrap", "unshare", "plain", "docker", "as learners"] = Field(
         "as learners", description="How learner code is confined in a check: as GRADLAB_SANDBOX says, or otherwise."
     )
@@ -65,7 +120,46 @@ class Settings(BaseModel):
     check_processes: Count = Field(64, description="Processes and threads learner code may have in a check.")
     check_scratch_mb: Count = Field(64, description="Size of the only writable folder in a check, in MiB.")
     check_output_kb: Count = Field(256, description="Output after which a check is ended, in KiB.")
+    login: Literal["passwords", "signup", "approval", "github", "google", "oidc", "lti"] = Field(
+        default_factory=lambda given: "signup" if given.get("spawner") == "docker" else "passwords",
+        description="How people log in; empty: passwords, or signup where servers are containers.",
+    )
+    instructors: str = Field("", description="Names of instructors, separated by commas.")
+    login_allow: str = Field("", description="Who may log in with github, google or oidc.")
+    instructor_group: str = Field(
+        "", description="Whose members are instructors: ORG or ORG/TEAM of GitHub, a value of the claim groups of OIDC."
+    )
+    oauth_client_id: str = Field("", description="What the provider calls this server.")
+    oauth_client_secret: str = Field("", repr=False, description="The secret that the provider gave this server.")
+    oauth_authorize_url: str = Field("", description="OIDC: authorization_endpoint.")
+    oauth_token_url: str = Field("", description="OIDC: token_endpoint.")
+    oauth_userdata_url: str = Field("", description="OIDC: userinfo_endpoint.")
+    oauth_username_claim: str = Field("preferred_username", description="OIDC: the claim that names are made from.")
+    lti_issuer: str = Field("", description="LTI: the platform's issuer.")
+    lti_authorize_url: str = Field("", description="LTI: the platform's authentication request URL.")
+    lti_jwks_url: str = Field("", description="LTI: the platform's public keyset URL.")
+    lti_client_id: str = Field("", description="LTI: the client id; several with commas.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much the logs say.")
+
+    @field_validator("public_address")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/")):
+            raise ValueError("it must be the whole address and nothing behind it, such as https://lab.example.org")
+        return value.rstrip("/")
+
+    @field_validator("subdomains")
+    @classmethod
+    def _are_below_an_address(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not info.data.get("public_address"):
+            raise ValueError("host names lie below GRADLAB_PUBLIC_ADDRESS, which is empty")
+        return value
+
+    @field_validator("gpus")
+    @classmethod
+    def _is_a_mode(cls, value: str) -> str:
+        return str(parse_mode(value))
 
     @field_validator("check_gpus")
     @classmethod
@@ -91,6 +185,40 @@ class Settings(BaseModel):
             )
         return value
 
+    @field_validator("login_allow", "instructor_group")
+    @classmethod
+    def _is_looked_at(cls, value: str, info: ValidationInfo) -> str:
+        """Nothing that says who may do what is left unread."""
+        login, name = info.data.get("login"), info.field_name
+        readers = ("github", "google", "oidc") if name == "login_allow" else ("github", "oidc")
+        if value and login is not None and login not in readers:
+            raise ValueError(
+                f"GRADLAB_LOGIN={login} does not look at it, only {', '.join(readers[:-1])} and {readers[-1]} do; "
+                "leave it empty"
+            )
+        return value
+
+    @field_validator("login_allow")
+    @classmethod
+    def _says_who_may_log_in(cls, value: str, info: ValidationInfo) -> str:
+        known = _ALLOWED.get(str(info.data.get("login")), {})
+        for kind, names in allowed(value) if known else ():
+            if (kind, names) != ("everybody", "") and (kind not in known or not names):
+                term = f"{kind}:{names}" if names else kind
+                raise ValueError(f"{term!r} does not say who may log in; write {allow_examples(info.data['login'])}")
+        return value
+
+    @field_validator(
+        "oauth_authorize_url", "oauth_token_url", "oauth_userdata_url", "lti_authorize_url", "lti_jwks_url"
+    )
+    @classmethod
+    def _is_safe_to_ask(cls, value: str) -> str:
+        """Secrets and identities go there: over TLS, or not beyond this machine."""
+        address = urlsplit(value)
+        if value and address.scheme != "https" and address.hostname not in ("127.0.0.1", "localhost", "::1"):
+            raise ValueError("it must be an address that begins with https://")
+        return value
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, env_file: Path | None = ROOT / ".env") -> Settings:
         """Read the settings; SettingsError names the variable, its value and what would be right."""
@@ -100,10 +228,13 @@ class Settings(BaseModel):
         values = {}
         for key, value in found.items():
             name = key.removeprefix(PREFIX).lower()
+            if key in SECRETS:
+                continue
             if name not in cls.model_fields:
                 close = difflib.get_close_matches(name, cls.model_fields, n=1)
                 hint = f"Did you mean {PREFIX}{close[0].upper()}?" if close else "See .env.example for all settings."
-                raise SettingsError(f"There is no setting {key} (its value is {value!r}). {hint}")
+                shown = "" if "SECRET" in key else f" (its value is {value!r})"
+                raise SettingsError(f"There is no setting {key}{shown}. {hint}")
             if value != "":  # an empty value means the default, as in `NAME=` of .env.example
                 values[name] = value
         try:
@@ -119,12 +250,27 @@ class Settings(BaseModel):
     @property
     def store_url(self) -> str:
         """The database as SQLAlchemy wants it."""
-        return self.database_url or f"sqlite:///{self.state_dir / 'gradlab.sqlite'}"
+        return self.database_url or self._database("gradlab")
+
+    @property
+    def hub_store_url(self) -> str:
+        """The hub's database, which is another one."""
+        return self.hub_database_url or self._database("jupyterhub")
+
+    def _database(self, name: str) -> str:
+        if "postgres" in self.profiles.split(","):
+            return f"{_POSTGRES}/{name}"
+        return f"sqlite:///{self.state_dir.resolve() / name}.sqlite"
 
     @property
     def confined_checks(self) -> str:
         """What is to confine learner code in a check: ``docker``, or what ``detect`` takes."""
         return self.sandbox if self.check_sandbox == "as learners" else self.check_sandbox
+
+    @property
+    def gpu_socket(self) -> Path:
+        """Where a hosted server's GPU monitor is asked."""
+        return self.run_dir / "gpus.sock"
 
     @property
     def homes_dir(self) -> Path:
@@ -135,6 +281,17 @@ class Settings(BaseModel):
     def credentials_file(self) -> Path:
         """Passwords and keys, readable by the owner alone."""
         return self.state_dir / "credentials.json"
+
+
+def allowed(text: str) -> list[tuple[str, str]]:
+    """What GRADLAB_LOGIN_ALLOW says, as pairs such as (users, "ada,grace"); ``everybody`` has nothing behind it."""
+    terms = [term.partition(":") for word in text.split(";") if (term := word.strip())]
+    return [(kind.strip(), names.strip()) for kind, _, names in terms]
+
+
+def allow_examples(login: str) -> str:
+    """What GRADLAB_LOGIN_ALLOW may say with this login."""
+    return f"{', '.join(_ALLOWED[login].values())}, several with ; between them, or everybody (all who have an account)"
 
 
 def _read_env_file(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +91,10 @@ class Person:
         )
 
 
+class KernelDied(Exception):
+    """The kernel's process ended while it ran something."""
+
+
 class Kernel:
     """A kernel behind the proxy's websocket."""
 
@@ -107,9 +111,11 @@ class Kernel:
         printed = ""
         while True:
             answer = json.loads(self._socket.recv())
+            kind, content = answer["msg_type"], answer["content"]
+            if kind == "status" and content["execution_state"] in ("restarting", "dead"):
+                raise KernelDied
             if answer["parent_header"].get("msg_id") != number:
                 continue
-            kind, content = answer["msg_type"], answer["content"]
             if kind == "stream":
                 printed += content["text"]
             elif kind == "execute_result":
@@ -162,11 +168,7 @@ class RunningServer:
     def post_login(self, name: str, password: str) -> tuple[httpx.Client, httpx.Response]:
         """Fill in the login form as a browser does; redirects are not followed."""
         client = httpx.Client(base_url=self.url, timeout=60)
-        page = client.get("/hub/login")
-        xsrf = re.search(r'name="_xsrf" value="([^"]+)"', page.text)
-        assert xsrf is not None, page.text
-        form = {"_xsrf": xsrf[1], "username": name, "password": password}
-        return client, client.post("/hub/login", data=form)
+        return client, fill_in(client, "/hub/login", username=name, password=password)
 
     def log_in(self, name: str, password: str | None = None) -> Person:
         """Log in; without a password as a learner."""
@@ -195,6 +197,39 @@ class RunningServer:
         with suppress(subprocess.TimeoutExpired):
             self.stop()
         end_all(self.processes, seconds=10)
+
+
+def fill_in(client: httpx.Client, page: str, **values: str) -> httpx.Response:
+    """Fill in a form of the hub as a browser does; redirects are not followed."""
+    html = client.get(page).text
+    xsrf = re.search(r'name="_xsrf" value="([^"]+)"', html)
+    assert xsrf is not None, html
+    return client.post(page, data={"_xsrf": xsrf[1], **values})
+
+
+def serving(folder: Path, configuration: str = "", **changes: Any) -> Iterator[RunningServer]:
+    """A server with these settings and additions to the configuration, for a fixture, which destroys it after."""
+    if configuration:
+        (folder / "config.d").mkdir()
+        (folder / "config.d" / "10-test.py").write_text(configuration + "\n")
+    server = start(settings_for(folder, check_pool=0, **changes))
+    yield server
+    server.destroy()
+
+
+def browser(server: RunningServer) -> httpx.Client:
+    """A browser of somebody who is not logged in; closed with the server."""
+    client = httpx.Client(base_url=server.url, timeout=60)
+    server.people.append(Person("", client))
+    return client
+
+
+def who(client: httpx.Client, name: str) -> dict[str, Any]:
+    """What the hub says of the person who is logged in."""
+    client.follow_redirects = True
+    client.get("/hub/home")
+    model: dict[str, Any] = Person(name, client).api("GET", "/hub/api/user").json()
+    return model
 
 
 def login_error(answer: httpx.Response) -> str:

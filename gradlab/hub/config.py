@@ -2,10 +2,9 @@
 
 What the settings below rest on (JupyterHub 6.1.1, configurable-http-proxy 5):
 
-* Groups come from the password (``SharedPasswordAuthenticator.password_groups``, needs ``manage_groups``). The parent
-  class compares ``user_password`` first and then gives no group at all, so that one stays unset.
-* Since 5.0 nobody may log in unless something allows it: ``allow_all``. There is no administrator: ``admin_users`` is
-  empty and no password makes one.
+* Who may log in, and in which group, is ``gradlab.hub.login``. With shared passwords the group comes from the password
+  (``SharedPasswordAuthenticator.password_groups``, needs ``manage_groups``). The parent class compares
+  ``user_password`` first and then gives no group at all, so that one stays unset.
 * A service sees who calls it with the caller's own token: ``GET /hub/api/user`` always answers name, kind, groups and
   scopes, because every token carries the identify scopes ``read:users:{name,groups}!user`` (jupyterhub.scopes). So the
   portal needs no role, and its OAuth tokens no scope beyond ``access:services!service=portal``.
@@ -18,7 +17,7 @@ What the settings below rest on (JupyterHub 6.1.1, configurable-http-proxy 5):
   after the proxy, and JupyterHub looks whether it still lives every 30 s (``_ServiceSpawner`` takes no configuration).
 * ``cleanup_servers`` and ``cleanup_proxy`` end everything with the hub. Learners' servers cannot outlive it anyway: the
   kernel kills them with their parent (see LearnerSpawner).
-* ``JupyterHub.upgrade_db`` migrates the hub's own SQLite file at start, with a backup beside it.
+* ``JupyterHub.upgrade_db`` migrates the hub's own database at start; of SQLite it makes a backup beside it before.
 * ``disable_user_config`` keeps a broken configuration file in a home from locking its learner out of the very server
   that could repair it. JupyterLab's settings, which are not configuration files, are kept all the same.
 * ``http_timeout`` is how long a started server may take to answer: 30 s by default, too short for a class that starts
@@ -32,7 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from gradlab.credentials import Credentials
-from gradlab.hub.environment import Ports
+from gradlab.hub.environment import Addresses
+from gradlab.hub.hosting import SECRETS, set_hosting
+from gradlab.hub.login import set_login
 from gradlab.settings import ROOT, Settings
 
 __all__ = ["PORTAL_SCOPE", "PROXY_SCRIPT", "configure", "node", "portal_environment", "public_url"]
@@ -43,13 +44,18 @@ PROXY_SCRIPT = ROOT / "node_modules" / "configurable-http-proxy" / "bin" / "conf
 
 def configure(c: Any, settings: Settings) -> None:
     """Set everything Gradlab needs on JupyterHub's configuration object ``c``."""
-    credentials = Credentials.ensure(settings.credentials_file)
-    ports = Ports.inherited()
-    _set_hub(c, settings, ports)
-    _set_login(c, credentials)
-    _set_proxy(c, settings, credentials, ports)
-    _set_portal(c, credentials, ports)
-    _set_servers(c, settings)
+    hosted = settings.spawner == "docker"
+    credentials = Credentials.from_env(*SECRETS) if hosted else Credentials.ensure(settings.credentials_file)
+    addresses = Addresses.of(settings)
+    _set_hub(c, settings, addresses)
+    set_login(c, settings, credentials)
+    _set_portal(c, credentials, addresses)
+    if hosted:
+        set_hosting(c, settings, credentials, addresses)
+    else:
+        _set_trial(c, settings)
+        _set_proxy(c, settings, credentials)
+        _set_servers(c, settings)
 
 
 def public_url(settings: Settings) -> str:
@@ -58,52 +64,42 @@ def public_url(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
-def portal_environment(credentials: Credentials, ports: Ports) -> dict[str, str]:
+def portal_environment(settings: Settings, credentials: Credentials, addresses: Addresses) -> dict[str, str]:
     """What JupyterHub tells a managed service, as far as the portal asks, which it does not manage."""
     return {
         "JUPYTERHUB_SERVICE_NAME": "portal",
-        "JUPYTERHUB_SERVICE_URL": f"http://127.0.0.1:{ports.portal}",
+        "JUPYTERHUB_SERVICE_URL": addresses.portal_listens,
         "JUPYTERHUB_SERVICE_PREFIX": "/services/portal/",
         "JUPYTERHUB_API_TOKEN": credentials.portal_token,
-        "JUPYTERHUB_API_URL": f"http://127.0.0.1:{ports.hub}/hub/api",
+        "JUPYTERHUB_API_URL": f"{addresses.hub}/hub/api",
         "JUPYTERHUB_BASE_URL": "/",
         "JUPYTERHUB_CLIENT_ID": "service-portal",
+        # With host names of their own, portal and hub are not found below the same address.
+        "JUPYTERHUB_PUBLIC_HUB_URL": f"{settings.public_address.rstrip('/')}/hub/" if settings.subdomains else "",
     }
 
 
-def _set_hub(c: Any, settings: Settings, ports: Ports) -> None:
+def _set_hub(c: Any, settings: Settings, addresses: Addresses) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     c.JupyterHub.bind_url = f"http://{host}:{settings.port}/"
-    c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{ports.hub}"
-    c.JupyterHub.db_url = f"sqlite:///{settings.state_dir.resolve() / 'jupyterhub.sqlite'}"
+    c.JupyterHub.hub_bind_url = addresses.hub_listens
+    c.JupyterHub.db_url = settings.hub_store_url
     c.JupyterHub.upgrade_db = True
-    c.JupyterHub.cookie_secret_file = str(settings.state_dir.resolve() / "jupyterhub_cookie_secret")
     c.JupyterHub.log_level = settings.log_level
     c.JupyterHub.default_url = "/services/portal/"
+    c.ConfigurableHTTPProxy.api_url = addresses.proxy_api
+
+
+def _set_trial(c: Any, settings: Settings) -> None:
+    """Everything ends with the hub; ``gradlab up`` sees to the rest."""
+    c.JupyterHub.cookie_secret_file = str(settings.state_dir.resolve() / "jupyterhub_cookie_secret")
     c.JupyterHub.cleanup_servers = True
     c.JupyterHub.cleanup_proxy = True
 
 
-def _set_login(c: Any, credentials: Credentials) -> None:
-    from gradlab.hub.login import INSTRUCTORS, LEARNERS, NAME_RULE, USERNAME_PATTERN
-
-    c.JupyterHub.authenticator_class = "gradlab.hub.login.ClassroomAuthenticator"
-    c.ClassroomAuthenticator.allow_all = True
-    c.ClassroomAuthenticator.manage_groups = True
-    c.ClassroomAuthenticator.username_pattern = USERNAME_PATTERN
-    c.ClassroomAuthenticator.password_groups = {
-        credentials.learner_password: [LEARNERS],
-        credentials.instructor_password: [INSTRUCTORS],
-    }
-    c.JupyterHub.template_vars = {
-        "announcement_login": f"Choose a name and keep to it: your work is kept under it. A name is {NAME_RULE}."
-    }
-
-
-def _set_proxy(c: Any, settings: Settings, credentials: Credentials, ports: Ports) -> None:
+def _set_proxy(c: Any, settings: Settings, credentials: Credentials) -> None:
     # The Node that the wheel ships, so that none of the system is needed; it dies with the hub even if that is killed.
     c.ConfigurableHTTPProxy.command = ["setpriv", "--pdeathsig", "KILL", str(node()), str(PROXY_SCRIPT)]
-    c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{ports.proxy}"
     c.ConfigurableHTTPProxy.auth_token = credentials.proxy_token
     c.ConfigurableHTTPProxy.pid_file = str(settings.state_dir.resolve() / "proxy.pid")
 
@@ -116,11 +112,11 @@ def node() -> Path:
     return Path(spec.origin).parent / "bin" / "node"
 
 
-def _set_portal(c: Any, credentials: Credentials, ports: Ports) -> None:
+def _set_portal(c: Any, credentials: Credentials, addresses: Addresses) -> None:
     c.JupyterHub.services = [
         {
             "name": "portal",
-            "url": f"http://127.0.0.1:{ports.portal}",
+            "url": addresses.portal,
             "api_token": credentials.portal_token,
             "oauth_no_confirm": True,
             "oauth_client_allowed_scopes": [PORTAL_SCOPE],

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 from jupyterhub.spawner import LocalProcessSpawner
@@ -33,30 +32,32 @@ from tornado.web import HTTPError
 from traitlets import Any as AnyTrait
 
 from checker.sandbox.confinement import Confinement, Limits, Method, command, detect
-from gradlab.course import Course
+from gradlab.course import Course, write_templates
 from gradlab.hub.config import public_url
+from gradlab.hub.delivery import history
 from gradlab.hub.environment import MARKER, instance_of, uid_of
-from gradlab.hub.homes import deliver, open_home
+from gradlab.hub.homes import open_home
 from gradlab.hub.output import OutputLog, tail
 from gradlab.hub.processes import end_all, listening_uid, living, owned_by, tree
 from gradlab.settings import ROOT, Settings
-from gradlab.store.store import Store
 
 __all__ = ["LearnerSpawner"]
 
 LABKIT = Path("/opt/gradlab")
+TEMPLATES = Path("/opt/gradlab-labs")
 _SCRATCH_MB = 1024
 _SHM_MB = 1024
 _OPEN_FILES = 4096
 
 
 class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
-    """Starts ``jupyterhub-singleuser`` in the learner's home, confined; delivers the labs before."""
+    """Starts ``jupyterhub-singleuser`` in the learner's home, confined."""
 
     settings = AnyTrait(help="gradlab.settings.Settings, set by gradlab.hub.config.").tag(config=True)
 
     # Where kernels' sockets lie: a short path, for their names may have 107 characters at most.
     _runtime_dir = "/tmp/jupyter"
+    _delivered = ""
 
     @property
     def method(self) -> Method:
@@ -82,6 +83,17 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
         """The folder that holds ``labkit`` and nothing else, for PYTHONPATH."""
         return self.settings.state_dir.resolve() / "python" if self.method == "plain" else LABKIT
 
+    @property
+    def templates(self) -> Path:
+        """The folder of the labs as the hub sees it."""
+        path: Path = self.settings.state_dir.resolve() / "labs"
+        return path
+
+    @property
+    def templates_inside(self) -> Path:
+        """The folder of the labs as the learner sees it."""
+        return self.templates if self.method == "plain" else TEMPLATES
+
     def get_env(self) -> dict[str, str]:
         """What JupyterHub tells a server, and a clean rest: nothing is taken over from the hub's own environment."""
         self.env_keep: list[str] = []
@@ -103,6 +115,8 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
             "JUPYTER_PATH": str(labkit),
             "JUPYTER_CONFIG_PATH": str(labkit / "config"),
             "GRADLAB_PORTAL_URL": f"{public_url(self.settings)}/services/portal",
+            "GRADLAB_TEMPLATES": str(self.templates_inside),
+            "GRADLAB_DELIVERED": self._delivered,
             MARKER: instance_of(self.settings),
         }
         env["JUPYTER_RUNTIME_DIR"] = self._runtime_dir
@@ -120,7 +134,7 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
             shm_mb=_SHM_MB,
             uid=self.uid,
             network=True,
-            read_only=((ROOT / "labkit", LABKIT / "labkit"), *self._accounts()),
+            read_only=((ROOT / "labkit", LABKIT / "labkit"), (self.templates, TEMPLATES), *self._accounts()),
             writable=((self.home, self.home_inside),),
             chdir=self.home_inside,
         )
@@ -222,23 +236,26 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
             shutil.rmtree(self._runtime_dir, ignore_errors=True)
 
     def _prepare(self) -> None:
-        """Make the home and deliver the labs. A lab that cannot be delivered must not keep a learner out."""
-        with open_home(self.settings.homes_dir, self.user.name, self.uid) as home:
-            if self.method == "plain":
-                _link_labkit(self.settings)
-                self._make_runtime_dir()
-            try:
-                labs, store = _library(self.settings)
-                for done in deliver(home, self.uid, self.user.name, labs, store, now=time.time()):
-                    self.log.info("Lab %s of %s: %s %s", done.lab, self.user.name, done.action, done.filename)
-            except Exception as error:
-                self.log.exception("Labs were not delivered to %s: %s", self.user.name, error)
+        """Make the home, and have the labs ready. What is wrong with them must not keep a learner out."""
+        with open_home(self.settings.homes_dir, self.user.name, self.uid):
+            pass
+        if self.method == "plain":
+            _link_labkit(self.settings)
+            self._make_runtime_dir()
+        self.templates.mkdir(exist_ok=True)
+        try:
+            _write_labs(self.settings, self.templates)
+            self._delivered = json.dumps(history(self.settings, self.user.name))
+        except Exception as error:
+            self.log.exception("Labs cannot be delivered to %s: %s", self.user.name, error)
 
 
 @functools.cache
-def _library(settings: Settings) -> tuple[Any, Store]:
-    """The labs and the store, opened when the first server starts: the hub itself starts faster without."""
-    return Course.load(settings.labs_dir, settings.checks_dir).labs, Store.open(settings.store_url)
+def _write_labs(settings: Settings, folder: Path) -> None:
+    """Once a hub, when the first server starts: the hub itself starts faster without."""
+    write_templates(Course.load(settings.labs_dir, settings.checks_dir).labs, folder)
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755 if path is folder else 0o644)
 
 
 def _link_labkit(settings: Settings) -> None:

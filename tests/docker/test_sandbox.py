@@ -97,7 +97,7 @@ def test_gpus_are_asked_for_by_name(engine: docker.DockerClient, installation: s
     (request,) = container.attrs["HostConfig"]["DeviceRequests"]
     assert (request["Driver"], request["Count"], request["Capabilities"]) == ("nvidia", 0, [["gpu"]])
     assert request["DeviceIDs"] == ["GPU-1234", "GPU-5678"]
-    assert not [line for line in container.attrs["Config"]["Env"] if line.startswith("NVIDIA")]
+    assert "NVIDIA_VISIBLE_DEVICES=GPU-1234,GPU-5678" in container.attrs["Config"]["Env"]
 
 
 def test_gpus_that_are_not_there_are_named_with_the_remedy(engine: docker.DockerClient, installation: str) -> None:

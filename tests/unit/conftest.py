@@ -14,11 +14,25 @@ from gradlab.store import Store
 from tests.checks import MIB, Make
 from tests.courses import write_course
 from tests.judges import ScriptedJudge
+from tests.postgres import Postgres
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module that names DATABASES has its tests on each of them; those of others have SQLite."""
+    if "store_url" in metafunc.fixturenames and (names := getattr(metafunc.module, "DATABASES", None)):
+        kinds = [
+            pytest.param(name, marks=pytest.mark.xdist_group("postgresql")) if name != "sqlite" else name
+            for name in names
+        ]
+        metafunc.parametrize("store_url", kinds, indirect=True)
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    """In a folder that is not there yet."""
+def store_url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """Of SQLite in a folder that is not there yet, or of an empty database of PostgreSQL."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        postgres: Postgres = request.getfixturevalue("postgres")
+        return postgres.create()
     return f"sqlite:///{tmp_path / 'deep' / 'gradlab.sqlite'}"
 
 

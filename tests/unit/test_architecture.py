@@ -56,7 +56,7 @@ def test_an_unspoilt_copy_keeps_them_too(copy: Path) -> None:
         ("gradlab/portal/models.py", "import gradlab.hub.environment"),
         ("gradlab/portal/models.py", "import gradlab.gpu.nvml"),
         ("gradlab/hub/environment.py", "import gradlab.gpu.nvml"),
-        ("gradlab/gpu/nvml.py", "import gradlab.portal.models"),
+        ("gradlab/gpu/monitor.py", "import gradlab.portal.models"),
         ("gradlab/portal/models.py", "import gradlab.checks"),
         ("gradlab/store/tables.py", "import gradlab.course"),
         ("gradlab/errors.py", "import gradlab.settings"),
@@ -96,7 +96,7 @@ def test_the_hub_takes_nothing_from_the_judge_but_the_confinement() -> None:
 
 @pytest.mark.parametrize(
     ("package", "homes"),
-    [("pynvml", {"gradlab/gpu/nvml.py"}), ("sqlalchemy", {"gradlab/store"}), ("alembic", {"gradlab/store"})],
+    [("pynvml", {"gradlab/gpu/nvml/"}), ("sqlalchemy", {"gradlab/store"}), ("alembic", {"gradlab/store"})],
 )
 def test_some_libraries_are_known_in_one_place_alone(package: str, homes: set[str]) -> None:
     users = {

@@ -10,9 +10,10 @@ import pytest
 
 from checker.engine import NotebookError
 from checker.results import Outcome
-from gradlab.checks import TRIES, Event, assignment
+from gradlab.checks import TRIES, Event
 from gradlab.course import Course
 from gradlab.errors import SubmissionRefused
+from gradlab.judging import assignment
 from gradlab.store import Store
 from tests.checks import MIB, Make, causes, ended, outcomes, state
 from tests.judges import ScriptedJudge

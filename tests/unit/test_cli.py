@@ -24,7 +24,7 @@ from gradlab.verification import mistaken_notebook, solved_notebook
 from tests.courses import CourseFolder, write_course
 from tests.waiting import ended, until
 
-VERBS = (["up"], ["check"], ["labs", "verify"], ["gpu"], ["doctor"])
+VERBS = (["up"], ["check"], ["labs", "verify"], ["gpu"], ["doctor"], ["password"], ["release"])
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_help_lists_the_verbs_and_hides_the_inner_one(
     code, out, _ = run_here(monkeypatch, capsys, {}, "--help")
     commands = [line.split()[0] for line in out.split("Commands:")[1].splitlines() if line.strip()]
     assert code == 0
-    assert commands == ["up", "check", "gpu", "doctor", "labs"]
+    assert commands == ["up", "check", "gpu", "doctor", "password", "release", "labs"]
     assert "..." not in out.split("Commands:")[1]  # no sentence is cut
 
 
@@ -389,3 +389,6 @@ def test_findings_show_their_remedy_below_them() -> None:
     assert shown(doctor_view([line])).startswith("1 failed, 0 warnings. Follow the remedies above")
     assert shown(doctor_view([line | {"status": "warning"}])) == "Nothing failed, 1 warnings.\n"
     assert shown(doctor_view([line | {"status": "ok"}])) == "All is well.\n"
+    elsewhere = line | {"status": "unseen", "value": "who may read it is not visible from here"}
+    assert shown(line_view(elsewhere)).startswith("? disk: who may read it")
+    assert shown(doctor_view([elsewhere])) == "All is well. 1 could not be seen from here; the commands above tell.\n"

@@ -13,7 +13,7 @@ import pytest
 from checker.engine import Assignment, Judge, JudgeConfig
 from checker.sandbox.config import SandboxConfig
 from checker.sandbox.confinement import detect
-from gradlab.checks import assignment
+from gradlab.judging import assignment
 from tests.courses import write_course
 
 pytestmark = pytest.mark.xdist_group("cold judge")  # both judges are started once

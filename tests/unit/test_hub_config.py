@@ -14,7 +14,14 @@ from traitlets.config import Config
 
 from gradlab.credentials import Credentials
 from gradlab.hub.config import PORTAL_SCOPE, configure, portal_environment, public_url
-from gradlab.hub.environment import Ports, instance_of, server_environment, settings_environment, uid_of
+from gradlab.hub.environment import (
+    Addresses,
+    Ports,
+    instance_of,
+    server_environment,
+    settings_environment,
+    uid_of,
+)
 from gradlab.settings import ROOT, Settings
 
 PORTS = Ports(hub=20001, proxy=20002, portal=20003)
@@ -102,7 +109,7 @@ def test_the_url_to_show_can_be_opened(host: str, url: str) -> None:
 
 def test_the_portal_finds_its_address_and_token(settings: Settings) -> None:
     credentials = Credentials.ensure(settings.credentials_file)
-    env = portal_environment(credentials, PORTS)
+    env = portal_environment(Settings(), credentials, Addresses.of_trial(PORTS))
     assert env["JUPYTERHUB_SERVICE_URL"] == "http://127.0.0.1:20003"
     assert env["JUPYTERHUB_API_URL"] == "http://127.0.0.1:20001/hub/api"
     assert env["JUPYTERHUB_API_TOKEN"] == credentials.portal_token

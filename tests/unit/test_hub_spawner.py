@@ -31,7 +31,8 @@ def test_a_learner_gets_in_though_the_labs_cannot_be_delivered(
     ada.settings.state_dir.joinpath("gradlab.sqlite").write_text("this is no database")
     ada._prepare()
     assert ada.home.is_dir()
-    assert "Labs were not delivered to ada: The database" in caplog.text
+    assert "Labs cannot be delivered to ada: The database" in caplog.text
+    assert ada.user_env({})["GRADLAB_DELIVERED"] == ""  # and so nothing is put beside anything
 
 
 def test_a_port_that_somebody_else_took_is_not_the_learners_server(

@@ -10,8 +10,8 @@ import pytest
 from checker.engine import JudgeConfig
 from checker.sandbox.config import SandboxConfig
 from checker.sandbox.confinement import detect
-from gradlab.checks import judge_config
 from gradlab.errors import SettingsError
+from gradlab.judging import judge_config
 from gradlab.settings import Settings
 
 GPU = "GPU-9c7a2f3e-0000-4000-8000-000000000001"

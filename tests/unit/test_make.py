@@ -84,6 +84,7 @@ def test_what_ci_prepared_must_not_be_skipped() -> None:
 
 
 def test_the_scripts_can_be_run() -> None:
-    for name in ("scripts/environment", "scripts/lock", "scripts/test", ".ci/run"):
+    names = ["environment", "lock", "test", "secrets", "backup", "restore", "down", "images"]
+    for name in (*(f"scripts/{name}" for name in names), ".ci/run"):
         assert os.access(ROOT / name, os.X_OK), name
         subprocess.run(["bash", "-n", ROOT / name], check=True)

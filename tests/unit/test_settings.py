@@ -115,7 +115,7 @@ def test_env_example_lists_every_setting_in_order_with_its_default() -> None:
     assert Settings.from_env(listed, env_file=None) == Settings()
     for name, field in Settings.model_fields.items():
         written = listed[f"GRADLAB_{name.upper()}"]
-        assert written == "" or str(field.default) == written, name
+        assert written == "" or str(field.default).lower() == written.lower(), name
 
 
 def test_every_setting_of_env_example_is_explained_above_it() -> None:
@@ -130,3 +130,13 @@ def test_paths_and_urls_follow_the_state_folder(tmp_path: Path) -> None:
     assert settings.homes_dir == tmp_path / "homes"
     assert settings.credentials_file == tmp_path / "credentials.json"
     assert Settings(database_url="postgresql://db/x").store_url == "postgresql://db/x"
+    assert settings.hub_store_url == f"sqlite:///{tmp_path / 'jupyterhub.sqlite'}"
+
+
+def test_the_profile_postgres_gives_hub_and_store_a_database_each_without_its_password() -> None:
+    settings = Settings(profiles="metrics,postgres")
+    assert settings.store_url == "postgresql+psycopg://gradlab@postgres/gradlab"
+    assert settings.hub_store_url == "postgresql+psycopg://gradlab@postgres/jupyterhub"
+    assert Settings(profiles="metrics").store_url.startswith("sqlite:///")
+    elsewhere = Settings(profiles="postgres", database_url="sqlite:///a", hub_database_url="sqlite:///b")
+    assert (elsewhere.store_url, elsewhere.hub_store_url) == ("sqlite:///a", "sqlite:///b")
