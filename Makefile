@@ -18,8 +18,21 @@ test: environment ## lint, types, import directions and all tests that can run h
 lock: environment ## resolve the dependencies anew: requirements.lock and package-lock.json
 	@scripts/lock
 
-images: environment ## build the container images, without network but for what is loaded first
-	@scripts/images lab
+images: ## build the container images, without network but for what is loaded first (TORCH=cu130: with CUDA)
+	@scripts/images
+
+.PHONY: secrets down backup restore
+secrets: ## write into .env what a hosted server needs and it has not yet: names, codes, keys, passwords
+	@scripts/secrets
+
+down: ## stop a hosted server and learners' servers; homes and databases stay
+	@scripts/down
+
+backup: ## write databases, homes, .env and config.d of a hosted server into backups/, while it runs
+	@scripts/backup
+
+restore: ## put a backup back into a server that is down (FILE=backups/….tar; FORCE=1: over what is there)
+	@scripts/restore $(if $(FORCE),--force) "$(FILE)"
 
 fuzz: environment ## look for input that the wire and its two ends do not stand (SECONDS=60: each of three targets)
 	@mkdir -p var

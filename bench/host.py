@@ -19,8 +19,9 @@ from typing import Any
 
 from bench.formats import LAB
 from checker.engine import Judge
-from gradlab.checks import Checks, Event, judge_config
+from gradlab.checks import Checks, Event
 from gradlab.course import Course
+from gradlab.judging import judge_config
 from gradlab.settings import Settings
 from gradlab.store import Store
 

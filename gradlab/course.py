@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, String
 
 from gradlab.errors import CourseError
 
-__all__ = ["Course", "Exercise", "Lab", "Mistake", "Question", "Topic"]
+__all__ = ["Course", "Exercise", "Lab", "Mistake", "Question", "Topic", "write_templates"]
 
 # A check that takes longer than its cell in the judge may (300 s) is our fault, not "timed out"; one cell is one check.
 _MOST_SECONDS = 240.0
@@ -141,6 +142,15 @@ class Lab:
                 return exercise
         names = ", ".join(exercise.name for exercise in self.exercises)
         raise CourseError(f"Lab {self.slug!r} has no exercise {name!r}. It has: {names}.")
+
+
+def write_templates(labs: Sequence[Lab], folder: Path) -> None:
+    """Write the notebooks as learners' servers find them, and ``labs.json``, which names them (labkit.delivery)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for lab in labs:
+        (folder / lab.filename).write_text(lab.notebook, encoding="utf-8")
+    index = [{"slug": lab.slug, "filename": lab.filename, "version": lab.version} for lab in labs]
+    (folder / "labs.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

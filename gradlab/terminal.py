@@ -23,6 +23,7 @@ _MARKS = {
     "not attempted": ("·", "dim"),
     "skipped": ("-", "yellow"),
     "warning": ("!", "yellow"),
+    "unseen": ("?", "cyan"),
 }
 
 
@@ -113,7 +114,9 @@ def doctor_view(lines: Iterable[Data]) -> RenderableType:
     failed, warnings = states.count("failed"), states.count("warning")
     if failed:
         return Text(f"{failed} failed, {warnings} warnings. Follow the remedies above, then run it again.", "red")
-    return Text(f"Nothing failed, {warnings} warnings." if warnings else "All is well.", "green")
+    unseen = states.count("unseen")
+    elsewhere = f" {unseen} could not be seen from here; the commands above tell." if unseen else ""
+    return Text((f"Nothing failed, {warnings} warnings." if warnings else "All is well.") + elsewhere, "green")
 
 
 def _complaints(lab: Data) -> list[RenderableType]:

@@ -19,9 +19,9 @@ import nbformat
 
 from checker.engine import NotebookError
 from checker.results import Outcome, Result, Verdict
-from gradlab.checks import Judging, assignment
 from gradlab.course import Course, Exercise, Lab, Mistake
 from gradlab.errors import CourseError
+from gradlab.judging import Judging, assignment
 
 __all__ = ["LabReport", "Proof", "mistaken_notebook", "report_data", "solved_notebook", "verify", "verify_lab"]
 

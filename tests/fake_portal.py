@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -58,6 +58,8 @@ class FakePortal:
     state: str = "judged"
     hints: tuple[str, ...] = ("Look at `x.shape`.", "Count its entries.")
     opened: int = 0
+    notices: list[dict[str, Any]] = field(default_factory=list)
+    silent: threading.Event | None = None  # until it is set no question for notices is answered
 
     @property
     def notebooks(self) -> list[dict[str, Any]]:
@@ -73,6 +75,12 @@ class FakePortal:
             return self.refuse
         if request.path.endswith("/checks"):
             return 202, json.dumps({"id": len(self.notebooks), "state": "accepted"})
+        if request.path.endswith("/deliveries"):
+            return 204, ""
+        if request.path.endswith("/notices"):
+            if self.silent is not None:
+                self.silent.wait(30)
+            return 200, json.dumps(self.notices)
         if request.path.endswith("/hints"):
             self.opened = min(self.opened + 1, len(self.hints))
             hint = self.hints[self.opened - 1]
@@ -107,8 +115,9 @@ def fake_portal(**changes: Any) -> Iterator[FakePortal]:
             data = text.encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            with suppress(ConnectionError):  # whoever asked may be gone by now
+                self.end_headers()
+                self.wfile.write(data)
 
         do_POST = do_GET
 

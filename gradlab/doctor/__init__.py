@@ -1,4 +1,7 @@
-"""What keeps a server from working on this machine, found by trying, each finding with its remedy."""
+"""What keeps a server from working on this machine, found by trying, each finding with its remedy.
+
+Here is what a trial needs; ``gradlab.doctor.hosting`` has what a hosted server needs.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,23 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from checker.sandbox.confinement import Method, describe, detect
 from gradlab.credentials import Credentials
+from gradlab.doctor.finding import Finding, careful
 from gradlab.errors import CourseError, GradlabError, SettingsError
+from gradlab.hub.login import check as check_login
 from gradlab.hub.processes import port_fault
 from gradlab.settings import ROOT, Settings
 
 __all__ = ["Finding", "examine"]
-
-Status = Literal["ok", "warning", "failed"]
 
 OLDEST_PYTHON = (3, 11)
 KEY_PACKAGES = ("jupyterhub", "papermill", "torch")
@@ -34,26 +37,27 @@ DISK_LEAST = 1 << 30
 DISK_ENOUGH = 5 << 30
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. ``remedy`` is empty only where the status is ``ok``."""
-
-    name: str
-    status: Status
-    value: str
-    remedy: str = ""
-
-
 def examine(load: Callable[[], Settings] = Settings.from_env, root: Path = ROOT) -> Iterator[Finding]:
     """All findings, one after another, cheap ones first; the last is a real check of a real notebook."""
+    try:
+        settings = load()
+        check_login(settings)
+    except SettingsError as error:
+        yield python(sys.version_info[:3])
+        yield Finding("settings", "failed", str(error), "Correct the setting, then run `gradlab doctor` again.")
+        return
+    if settings.spawner == "docker":
+        from gradlab.doctor import hosting
+
+        yield from hosting.examine(settings, hosting.Place.here(settings))
+    else:
+        yield from _examine_trial(settings, root)
+
+
+def _examine_trial(settings: Settings, root: Path) -> Iterator[Finding]:
     yield python(sys.version_info[:3])
     yield _careful("packages", lambda: packages(root / "requirements.lock"))
     yield _careful("proxy", proxy)
-    try:
-        settings = load()
-    except SettingsError as error:
-        yield Finding("settings", "failed", str(error), "Correct the setting, then run `gradlab doctor` again.")
-        return
     yield Finding("settings", "ok", f"{len(Settings.model_fields)} read")
     yield _careful("port", lambda: port(settings))
     yield _careful("sandbox", lambda: sandbox(settings.sandbox, settings.confined_checks))
@@ -66,12 +70,8 @@ def examine(load: Callable[[], Settings] = Settings.from_env, root: Path = ROOT)
 
 
 def _careful(name: str, look: Callable[[], Finding]) -> Finding:
-    """What breaks the looking is a finding too: the rest is examined all the same."""
-    try:
-        return look()
-    except Exception as error:
-        remedy = "Delete .venv and node_modules and run `make up`; if it stays so, report this line."
-        return Finding(name, "failed", f"{type(error).__name__}: {error}", remedy)
+    remedy = "Delete .venv and node_modules and run `make up`; if it stays so, report this line."
+    return careful(name, look, remedy)
 
 
 def python(version: tuple[int, ...]) -> Finding:
@@ -276,8 +276,9 @@ def credentials(path: Path) -> Finding:
 def real_check(settings: Settings) -> Finding:
     """The first lab's reference solution through the judge: extraction, sandbox, checker notebook, verdict."""
     from checker.engine import Judge
-    from gradlab.checks import assignment, judge_config
     from gradlab.course import Course
+    from gradlab.doctor.judging import judged
+    from gradlab.judging import assignment, judge_config
     from gradlab.verification import solved_notebook
 
     try:
@@ -292,15 +293,7 @@ def real_check(settings: Settings) -> Finding:
         verdict = judge.check(assignment(lab), notebook, seed=1)
     finally:
         judge.close()
-    bad = [result for result in verdict.results if result.outcome not in ("passed", "skipped")]
-    if bad:
-        value = f"{lab.slug}/{bad[0].exercise} ended as {str(bad[0].outcome)!r}: {bad[0].message}"
-        return Finding("a real check", "failed", value, f"Run `gradlab labs verify {lab.slug}` for all of it.")
-    passed = sum(result.outcome == "passed" for result in verdict.results)
-    value = (
-        f"{lab.slug}: {passed} of {len(verdict.results)} exercises passed in {verdict.seconds:.1f} s from a cold start"
-    )
-    return Finding("a real check", "ok", value)
+    return judged(lab, verdict, "from a cold start")
 
 
 def _locked_lines(lock: Path) -> list[str]:
