@@ -156,6 +156,9 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
             ) from None
         except DockerException as error:
             raise SpawnException(f"Docker could not start your server: {error}", reason="docker") from error
+        if self.fleet.leases.queue.slot_of(self.holder) is not None:
+            state = (await self.docker("inspect_container", self.container_id))["State"]
+            await self.fleet.leases.limit(self.holder, self.container_id, state["Pid"])
         await self._wait_listening(ip, port)
         return ip, port
 
@@ -173,6 +176,8 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
         if self.user_options.get("gpu"):
             async for sentence in self.fleet.leases.watch(self.holder):
                 yield {"progress": 5, "message": sentence}
+            if statement := self.fleet.leases.statement(self.holder):
+                yield {"progress": 20, "message": statement}
         yield {"progress": 30, "message": "Starting your container …"}
 
     # -- end ---------------------------------------------------------------------------------------------------------

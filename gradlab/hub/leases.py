@@ -18,7 +18,7 @@ import httpx
 
 from gradlab.gpu_mode import parse_mode
 from gradlab.hub.containers import SERVER, USER, Grant
-from gradlab.hub.gpus import LABEL, Pool, Slot, access, slots_of, why_empty
+from gradlab.hub.gpus import LABEL, Pool, Slot, access, share_statement, slots_of, why_empty
 from gradlab.hub.queue import Queue
 from gradlab.settings import Settings
 
@@ -42,25 +42,28 @@ class Leases:
 
     def __init__(self, settings: Settings) -> None:
         self.mode = parse_mode(settings.gpus)
-        self.queue = Queue(Pool((), problem=why_empty(self.mode, ())))
-        self._socket = settings.run_dir / "gpus.sock"
+        self._socket = settings.gpu_socket
         self._file = settings.state_dir / "gpu-queue.json"
-        self._places = _read(self._file)
+        self._places, lasted = _read(self._file)
+        self._pool = Pool((), problem=why_empty(self.mode, ()), lasted=lasted)
+        self.queue = Queue(self._pool)
+        # UUIDs of devices on which the driver enforces a container's limit on memory.
+        self._hard: frozenset[str] = frozenset()
 
     async def refresh(self) -> None:
         """Take over the devices that the monitor sees now. One that does not answer is no news of any device."""
         if self.mode.kind == "none":
             return
         try:
-            transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
-            async with httpx.AsyncClient(transport=transport, timeout=_MONITOR_SECONDS) as client:
-                reading = (await client.get("http://gpus/gpus")).raise_for_status().json()
+            async with self._monitor() as client:
+                reading = (await client.get("/gpus")).raise_for_status().json()
         except (httpx.HTTPError, ValueError) as error:
             log.warning("The GPU monitor does not answer at %s: %s", self._socket, error)
             if self.queue.snapshot()["problem"]:
                 self.queue.resize((), problem="The GPU monitor does not answer, so nobody knows which GPUs there are.")
             return
         devices = reading["devices"] if reading["available"] else []
+        self._hard = frozenset(one["uuid"] for one in devices if one.get("memory_limits", {}).get("hard"))
         slots = slots_of(self.mode, devices)
         self.queue.resize(slots, problem="" if slots else why_empty(self.mode, devices, reading["message"]))
 
@@ -106,21 +109,51 @@ class Leases:
 
     def grant(self, holder: str, *, cdi: bool) -> Grant:
         """What Docker is asked for when this holder's server starts."""
-        found = access(self.queue.slot_of(holder), cdi=cdi)
+        slot = self.queue.slot_of(holder)
+        found = access(slot, cdi=cdi, enforced=slot is not None and slot.device in self._hard)
         return Grant(tuple(found.device_requests), dict(found.environment), dict(found.labels))
 
+    def statement(self, holder: str) -> str:
+        """What must be said of this holder's GPU, because nothing enforces it; ``""`` if there is nothing to say."""
+        slot = self.queue.slot_of(holder)
+        return "" if slot is None or slot.device in self._hard else share_statement(slot)
+
+    async def limit(self, holder: str, container: str, pid: int) -> None:
+        """Set the hard limit on the memory of this holder's container, where the driver has such limits.
+
+        On the container's own group, so it has to run already; before its server answers, nobody uses the GPU.
+        """
+        slot = self.queue.slot_of(holder)
+        if slot is None or not slot.limited or slot.memory is None or slot.device not in self._hard:
+            return
+        wanted = {"container": container, "pid": pid, "gpu": slot.device, "bytes": slot.memory}
+        try:
+            async with self._monitor() as client:
+                answer = (await client.post("/limits", json=wanted)).raise_for_status().json()
+        except (httpx.HTTPError, ValueError) as error:
+            answer = {"hard": False, "why": f"The GPU monitor does not answer: {error}"}
+        if not answer["hard"]:
+            log.error("The share of %s of GPU memory is not enforced. %s", holder, answer["why"])
+
+    def _monitor(self) -> httpx.AsyncClient:
+        transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
+        return httpx.AsyncClient(transport=transport, base_url="http://gpus", timeout=_MONITOR_SECONDS)
+
     def _keep(self) -> None:
-        """Write down who waits, and since when."""
+        """Write down who waits and since when, and how long former holders kept theirs: estimates come from that."""
         waiting = {one["holder"]: one["since"] for one in self.queue.snapshot()["line"]}
         with contextlib.suppress(OSError):
             draft = self._file.with_name(f".{self._file.name}")
-            draft.write_text(json.dumps(self._places | waiting))
+            draft.write_text(json.dumps({"line": self._places | waiting, "lasted": self._pool.lasted}))
             draft.replace(self._file)
 
 
-def _read(path: Path) -> dict[str, float]:
-    """Who waited when the hub ended, unless that was long ago."""
-    with contextlib.suppress(OSError, ValueError):
-        if time.time() - path.stat().st_mtime < _KEPT_SECONDS:
-            return {str(holder): float(since) for holder, since in json.loads(path.read_text()).items()}
-    return {}
+def _read(path: Path) -> tuple[dict[str, float], list[float]]:
+    """Who waited when the hub ended, unless that was long ago; and how long holdings lasted."""
+    try:
+        found = json.loads(path.read_text())
+        recent = time.time() - path.stat().st_mtime < _KEPT_SECONDS
+        line = {str(holder): float(since) for holder, since in found["line"].items()} if recent else {}
+        return line, [float(seconds) for seconds in found["lasted"]]
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return {}, []
