@@ -6,20 +6,23 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import psycopg
 
+from tests.waiting import until
+
 __all__ = ["Postgres", "lacks_postgres", "postgres_image", "running_postgres"]
 
 # Nobody needs these databases after a power cut.
-_OPTIONS = "-c listen_addresses= -c fsync=off -c max_connections=50"
+_OPTIONS = ("-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=50")
 
 
 @dataclass(frozen=True)
@@ -44,22 +47,36 @@ def running_postgres() -> Iterator[Postgres]:
     folder = Path(tempfile.mkdtemp(prefix="gradlab-postgres-", dir="/tmp"))
     data = folder / "data"
     try:
-        if _as_owner():
+        if os.getuid() == 0:
             shutil.chown(folder, "postgres")
-        _run("initdb", "--pgdata", data, "--username", "gradlab", "--auth", "trust", "--no-sync", "--no-instructions")
-        control = ("pg_ctl", "--pgdata", data, "--silent", "--wait", "--log", folder / "log")
-        _run(*control, "--options", f"{_OPTIONS} -k {folder}", "start")
+        subprocess.run(
+            _command("initdb", "--pgdata", data, "--username", "gradlab", "--auth", "trust", "--no-sync"),
+            cwd="/",
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        with (folder / "log").open("w") as log:
+            server = subprocess.Popen(
+                _command("postgres", "-D", data, "-k", folder, *_OPTIONS),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
         try:
+            until(lambda: _answers(folder, server), what="PostgreSQL's start")
             yield Postgres(folder, count(1))
         finally:
-            _run(*control, "--mode", "immediate", "stop")
+            server.send_signal(signal.SIGQUIT)  # at once
+            server.wait(timeout=60)
     finally:
         shutil.rmtree(folder)
 
 
 def lacks_postgres() -> str:
     """Why there cannot be a server here; empty if there can."""
-    return "" if _programs() else "initdb and pg_ctl are neither on PATH nor in /usr/lib/postgresql"
+    return "" if _programs() else "initdb and postgres are neither on PATH nor in /usr/lib/postgresql"
 
 
 @functools.cache
@@ -71,27 +88,24 @@ def postgres_image() -> str:
     return ""
 
 
-def _run(program: str, *arguments: str | Path) -> None:
+def _answers(folder: Path, server: subprocess.Popen[bytes]) -> bool:
+    assert server.poll() is None, (folder / "log").read_text()
+    with suppress(psycopg.OperationalError):
+        psycopg.connect(host=str(folder), user="gradlab", dbname="postgres").close()
+        return True
+    return False
+
+
+def _command(program: str, *arguments: str | Path) -> list[str | Path]:
+    """PostgreSQL refuses to run as root; Debian's package makes a user for it. It ends with the tests, even killed."""
     found = _programs()
     assert found is not None
-    done = subprocess.run(
-        [*_as_owner(), found / program, *arguments],
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # a pipe would stay open: the server inherits it
-        stderr=subprocess.PIPE if program != "pg_ctl" else subprocess.DEVNULL,
-        text=True,
-    )
-    assert done.returncode == 0, f"{program}: {done.stderr}"
-
-
-def _as_owner() -> list[str]:
-    """PostgreSQL refuses to run as root. Debian's package makes a user for it."""
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+    user = ["--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+    return ["setpriv", *user, "--pdeathsig", "QUIT", found / program, *arguments]
 
 
 def _programs() -> Path | None:
-    """Where initdb and pg_ctl are: Debian has them in a folder for each version."""
+    """Where initdb and postgres are: Debian has them in a folder for each version."""
     candidates = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
-    candidates += [Path(place).parent for name in ("initdb",) if (place := shutil.which(name))]
-    return next((path for path in candidates if (path / "initdb").exists() and (path / "pg_ctl").exists()), None)
+    candidates += [Path(place).parent] if (place := shutil.which("initdb")) else []
+    return next((path for path in candidates if (path / "initdb").exists() and (path / "postgres").exists()), None)
