@@ -70,11 +70,11 @@ def _as_they_are(_spawner: Any, _options: dict[str, Any]) -> None:
     """For ``apply_user_options``."""
 
 
-def _why_ended(settings: Settings, user: str) -> str:
-    """For a page: what is known of the end of this person's server."""
+def _why_ended(settings: Settings, user: Any) -> str:
+    """What is known of the end of this person's server; JupyterHub asks with who is logged in, for every page."""
     from gradlab.hub.fleet import Fleet
 
-    return Fleet.of(settings).endings.of(user)
+    return "" if user is None else Fleet.of(settings).endings.of(user.name)
 
 
 def _set_servers(c: Any, settings: Settings) -> None:
