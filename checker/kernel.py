@@ -46,12 +46,12 @@ def main() -> None:
     application.start()
 
 
-def serve(request: dict[str, Any], _descriptors: list[int]) -> int:
-    """Be the fork server of judge kernels, at ``request["path"]``; run in a child of the nursery.
+def serve(request: dict[str, Any], descriptors: list[int]) -> int:
+    """Be the fork server of judge kernels; run in a child of the nursery, with a listening socket as its descriptor.
 
     ``request["sandbox"]`` is their sandboxes' method: what it takes is loaded once, here.
     """
-    server = ForkServer(request["path"], forked)
+    server = ForkServer(descriptors[0], forked)
 
     import checker.interpreter
     import checker.spec  # noqa: F401

@@ -18,13 +18,12 @@ from collections import deque
 from pathlib import Path
 
 from checker.workplace import Workplace
-from labkit.forkserver import Forked, fork, wait_until_listening
+from labkit.forkserver import Forked, fork, listen
 
 __all__ = ["Nursery"]
 
 log = logging.getLogger(__name__)
 
-_LISTEN_SECONDS = 30
 _LOAD_SECONDS = 120
 # One that ends again and again must not keep a core busy with starting it.
 _MOST_STARTS, _WITHIN_SECONDS = 3, 600
@@ -89,16 +88,19 @@ class Nursery:
     def _start(self) -> None:
         # Unix sockets in a private folder: learner code can neither see nor reach them.
         self._folder = self._workplace.folder("nursery-")
-        path = str(self._folder / "sandboxes")
-        argv = [sys.executable, "-P", "-m", "labkit.nursery", path]
-        self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, env=_environment(), cwd="/", start_new_session=True
-        )
-        wait_until_listening(path, self._process, _LISTEN_SECONDS)
-        request = {"run": "checker.kernel:serve", "path": str(self._folder / "judges"), "sandbox": self._method}
-        judges = fork(path, request, timeout=_LOAD_SECONDS)
-        wait_until_listening(request["path"], judges, _LISTEN_SECONDS)
-        self._judges = judges
+        with listen(str(self._folder / "sandboxes")) as listener:
+            argv = [sys.executable, "-P", "-m", "labkit.nursery", str(listener.fileno())]
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                pass_fds=[listener.fileno()],
+                env=_environment(),
+                cwd="/",
+                start_new_session=True,
+            )
+        with listen(str(self._folder / "judges")) as listener:
+            request = {"run": "checker.kernel:serve", "sandbox": self._method}
+            self._judges = fork(str(self._folder / "sandboxes"), request, [listener.fileno()], timeout=_LOAD_SECONDS)
 
     def _end(self) -> None:
         if self._judges is not None:

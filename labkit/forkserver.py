@@ -1,7 +1,8 @@
 """A process that has everything loaded, and forks: what takes seconds to import is there in milliseconds.
 
-:class:`ForkServer` is the parent: it listens on a Unix socket, forks a child for every request and runs a function of
-its owner there. :func:`fork` asks it from another process and gives a :class:`Forked`, which looks like a
+:class:`ForkServer` is the parent: it forks a child for every request that comes to its Unix socket and runs a function
+of its owner there. Whoever starts it makes that socket (:func:`listen`), so that requests find it from the first moment
+and wait while it imports. :func:`fork` asks it from another process and gives a :class:`Forked`, which looks like a
 ``subprocess.Popen``.
 
 What holds between the three: a child is killed when the connection that asked for it closes (so nothing outlives its
@@ -26,11 +27,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ForkServer", "Forked", "die_with_parent", "fork", "fork_soon", "wait_until_listening", "why_unfit"]
+__all__ = ["ForkServer", "Forked", "die_with_parent", "fork", "fork_soon", "listen", "why_unfit"]
 
 _LARGEST = 1 << 18
 _MOST_DESCRIPTORS = 8
@@ -97,48 +98,57 @@ class Forked:
         return self.returncode
 
 
+def listen(path: str) -> socket.socket:
+    """A socket for a :class:`ForkServer`, at this path, for this user alone."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        listener.listen(64)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 def fork(path: str, request: dict[str, Any], descriptors: Sequence[int] = (), *, timeout: float) -> Forked:
     """Have the server at ``path`` fork a child for this request; it gets copies of the descriptors.
 
-    OSError if there is no such server, it has found itself unfit, it cannot fork, or it does not answer within
-    ``timeout`` seconds.
+    OSError if there is no such server, it has ended, it has found itself unfit, it cannot fork, or it does not answer
+    within ``timeout`` seconds.
     """
-    connection = _ask(path, request, descriptors)
-    try:
+    with _asked(path, request, descriptors) as connection:
         connection.settimeout(timeout)
         return _answered(connection, connection.recv(_LARGEST))
-    except BaseException:
-        connection.close()
-        raise
 
 
 async def fork_soon(path: str, request: dict[str, Any], *, timeout: float) -> Forked:
     """As :func:`fork`, without blocking the event loop meanwhile."""
-    connection = _ask(path, request, ())
-    try:
+    with _asked(path, request, ()) as connection:
         connection.setblocking(False)
         answer = asyncio.get_running_loop().sock_recv(connection, _LARGEST)
         return _answered(connection, await asyncio.wait_for(answer, timeout))
-    except BaseException:
-        connection.close()
-        raise
 
 
-def _ask(path: str, request: dict[str, Any], descriptors: Sequence[int]) -> socket.socket:
+@contextlib.contextmanager
+def _asked(path: str, request: dict[str, Any], descriptors: Sequence[int]) -> Iterator[socket.socket]:
+    """A connection on which the request was sent; it stays open if all goes well."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         connection.connect(path)
         message = request | {"descriptors": len(descriptors)}
         socket.send_fds(connection, [json.dumps(message).encode()], list(descriptors))
-    except BaseException:
+        yield connection
+    except BaseException as error:
         connection.close()
+        if isinstance(error, ConnectionError):  # refused, or reset while it waited for its turn
+            raise ConnectionError("the fork server has ended") from error
         raise
-    return connection
 
 
 def _answered(connection: socket.socket, answer: bytes) -> Forked:
     if not answer:
-        raise ConnectionError("the fork server has ended")
+        raise ConnectionResetError
     said = json.loads(answer)
     if "error" in said:
         raise OSError(f"the fork server could not fork: {said['error']}")
@@ -146,15 +156,11 @@ def _answered(connection: socket.socket, answer: bytes) -> Forked:
 
 
 class ForkServer:
-    """Listens from the moment it is made, so that requests wait while its owner still imports."""
+    """Takes requests from ``listener``, a descriptor of what :func:`listen` made, and calls ``run`` in children."""
 
-    def __init__(self, path: str, run: Run) -> None:
+    def __init__(self, listener: int, run: Run) -> None:
         self._run = run
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.bind(f"{path}.new")
-        os.chmod(f"{path}.new", 0o600)
-        self._socket.listen(64)
-        os.rename(f"{path}.new", path)  # who finds the name finds a listener
+        self._socket = socket.socket(fileno=listener)
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, socket.socket] = {}
 
@@ -329,14 +335,3 @@ def _draw_new_seeds() -> None:
     """NumPy's global generator is the parent's copy, the same in every child; Python's own is drawn anew by itself."""
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed()
-
-
-def wait_until_listening(path: str, process: subprocess.Popen[bytes] | Forked, seconds: float) -> None:
-    """Block until a server that was just started listens at ``path``; OSError if it ends or takes longer."""
-    deadline = time.monotonic() + seconds
-    while not os.path.exists(path):
-        if process.poll() is not None:
-            raise OSError(f"the fork server ended with status {process.returncode} while it started")
-        if time.monotonic() > deadline:
-            raise OSError(f"the fork server did not listen within {seconds:g} s")
-        time.sleep(0.01)

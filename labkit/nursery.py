@@ -1,5 +1,7 @@
-"""``python -m labkit.nursery SOCKET [module:function ...]``: a fork server with torch loaded, and what torch loads at
-first use; the functions named are called to load more.
+"""``python -m labkit.nursery DESCRIPTOR [module:function ...]``: a fork server with torch loaded.
+
+The descriptor is that of its listening socket. What torch loads at first use is loaded too; the functions named are
+called to load more.
 
 A request names what its child runs, ``{"run": "module:function"}``; the function gets the request and its descriptors.
 """
@@ -17,8 +19,8 @@ __all__ = ["main", "run"]
 
 
 def main() -> None:
-    """Listen, load, and fork until standard input ends."""
-    server = ForkServer(sys.argv[1], run)
+    """Load, then fork until standard input ends."""
+    server = ForkServer(int(sys.argv[1]), run)
 
     import torch
 

@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 
 SOCKET = "LABKIT_FORK_SERVER"
 
-# A fork server that has just been started needs some seconds to load; a cold kernel needs two, on a busy core more.
-_FORK_SECONDS = 10.0
+# A fork server that has just been started needs some seconds to load, on a busy core many. A cold kernel would have to
+# load the same and be in its way; it is for when the server hangs. (If it has ended, that is known at once.)
+_FORK_SECONDS = 40.0
 
 
 class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]

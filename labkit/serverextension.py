@@ -24,6 +24,7 @@ from typing import Any
 
 from labkit.delivery import Delivery, deliver
 from labkit.errors import LabError
+from labkit.forkserver import listen
 from labkit.provisioner import SOCKET
 
 __all__: list[str] = []
@@ -79,6 +80,9 @@ def _start_nursery(server: Any) -> None:
         # A short path, for those of sockets have 107 characters at most; a new one: one that was left has no listener.
         folder = tempfile.mkdtemp(prefix="kernels-", dir=os.environ.get("JUPYTER_RUNTIME_DIR"))
         path = f"{folder}/fork"
-        argv = [sys.executable, "-P", "-m", "labkit.nursery", path, "labkit.kernel:load"]
-        server.kernel_nursery = subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True)
+        with listen(path) as listener:
+            argv = [sys.executable, "-P", "-m", "labkit.nursery", str(listener.fileno()), "labkit.kernel:load"]
+            server.kernel_nursery = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True
+            )
         os.environ[SOCKET] = path

@@ -8,8 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ from gradlab.hub.environment import Ports, instance_of
 from gradlab.hub.processes import end_all, marked, tree
 from gradlab.settings import ROOT, Settings
 from tests.waiting import until
+
+# Of a websocket that was not read, for no more than this.
+_PATIENCE_SECONDS = 20
 
 SERVE = """
 import sys
@@ -66,9 +70,9 @@ class Person:
         headers = {"Authorization": f"token {self.token}"}
         return httpx.request(method, f"{self.client.base_url}".rstrip("/") + path, headers=headers, timeout=60, **more)
 
-    def start_server(self) -> None:
+    def start_server(self, options: Mapping[str, Any] | None = None) -> None:
         """Start this person's JupyterLab and wait until it answers through the proxy."""
-        answer = self.api("POST", f"/hub/api/users/{self.name}/server")
+        answer = self.api("POST", f"/hub/api/users/{self.name}/server", json=options)
         assert answer.status_code in (201, 202), answer.text
         until(lambda: self.api("GET", f"/user/{self.name}/api/status").status_code == 200, what="the server's start")
 
@@ -82,13 +86,9 @@ class Person:
         answer = self.api("POST", f"/user/{self.name}/api/kernels", json={"name": "python3"})
         assert answer.status_code == 201, answer.text
         url = f"{self.client.base_url}".rstrip("/").replace("http", "ws", 1)
-        return Kernel(
-            websocket.create_connection(
-                f"{url}/user/{self.name}/api/kernels/{answer.json()['id']}/channels",
-                header=[f"Authorization: token {self.token}"],
-                timeout=120,
-            )
-        )
+        url = f"{url}/user/{self.name}/api/kernels/{answer.json()['id']}/channels"
+        header = [f"Authorization: token {self.token}"]
+        return Kernel(lambda: websocket.create_connection(url, header=header, timeout=120))
 
 
 class KernelDied(Exception):
@@ -98,11 +98,21 @@ class KernelDied(Exception):
 class Kernel:
     """A kernel behind the proxy's websocket."""
 
-    def __init__(self, socket: websocket.WebSocket) -> None:
-        self._socket = socket
+    def __init__(self, connect: Callable[[], websocket.WebSocket]) -> None:
+        self._connect = connect
+        self._socket = connect()
+        self._used = time.monotonic()
+
+    def _reconnect(self) -> None:
+        """As JupyterLab does. The server hangs up on who leaves its pings unanswered, and we read only while we run."""
+        if time.monotonic() - self._used > _PATIENCE_SECONDS:
+            self.close()
+            self._socket = self._connect()
+        self._used = time.monotonic()
 
     def run(self, code: str) -> str:
         """Execute, and return what was printed and the last value; an error fails the test with its traceback."""
+        self._reconnect()
         number = uuid.uuid4().hex
         header = {"msg_id": number, "msg_type": "execute_request", "username": "", "session": number, "version": "5.3"}
         content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
@@ -131,6 +141,7 @@ class Kernel:
 
     def close(self) -> None:
         self._socket.close()
+        self._socket.shutdown()  # whatever state it is in
 
 
 @dataclass

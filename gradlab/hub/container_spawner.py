@@ -13,7 +13,9 @@ What is overridden, and why:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -35,6 +37,8 @@ __all__ = ["ContainerSpawner"]
 _LOOK_SECONDS = 0.02
 _ALIVE_EVERY = 25  # looks
 _STOP_SECONDS = 5
+
+_LAB_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
 class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
@@ -78,11 +82,15 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
         """The lab that the server was opened for, or ``""``."""
         return str(self.user_options.get("lab", ""))
 
+    @property
+    def wants_gpu(self) -> bool:
+        return bool(self.user_options.get("gpu"))
+
     def options_from_query(self, query: dict[str, list[str]]) -> dict[str, Any]:
         """What an address may ask for: ``opt-lab`` and ``opt-gpu``; anything else is nobody's business."""
         options: dict[str, Any] = {}
         if query.get("lab"):
-            options["lab"] = query["lab"][0][:64]
+            options["lab"] = query["lab"][0]
         if query.get("gpu"):
             options["gpu"] = query["gpu"][0] in ("1", "true", "yes")
         return options
@@ -121,11 +129,12 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
 
     async def run_pre_spawn_hook(self) -> None:
         """JupyterHub calls this before ``start``, and without its time limit."""
+        _check_options(self.user_options)
         self.fleet.hold(self)
         await self.fleet.ready()
         self.fleet.endings.forget(*self.key)
         self._asked_to_stop = False
-        if self.user_options.get("gpu"):
+        if self.wants_gpu:
             try:
                 slot = await self.fleet.leases.acquire(self.holder)
             except PoolEmpty as error:
@@ -133,20 +142,13 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
             self.log.info("%s gets the GPU %s", self.holder, slot.id)
 
     async def start(self) -> tuple[str, int]:
-        self._network = await self.fleet.run(self.fleet.networks.take)
-        self.network_name = self._network
         try:
             self._delivered = json.dumps(await self.fleet.run(history, self.settings, self.user.name))
         except Exception:  # that must not keep a learner out
             self.log.exception("Labs cannot be delivered to %s.", self.user.name)
-        grant = self.grant
-        self.extra_create_kwargs = create_options(
-            labels(self.settings.installation, self.user.name, self.name, self.lab, grant)
-        )
-        self.extra_host_config = host_options(self.settings, grant)
         try:
             # A thread cannot be cancelled: whoever gives this start up (run_post_stop_hook) waits for its end.
-            self._making = asyncio.ensure_future(super().start())
+            self._making = asyncio.ensure_future(self._make())
             ip, port = await asyncio.shield(self._making)
         except ImageNotFound:
             raise SpawnException(
@@ -162,6 +164,17 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
         await self._wait_listening(ip, port)
         return ip, port
 
+    async def _make(self) -> tuple[str, int]:
+        """Take a network, and have DockerSpawner start the container in it."""
+        self._network = self.network_name = await self.fleet.run(self.fleet.networks.take)
+        grant = self.grant
+        self.extra_create_kwargs = create_options(
+            labels(self.settings.installation, self.user.name, self.name, self.lab, grant)
+        )
+        self.extra_host_config = host_options(self.settings, grant)
+        place: tuple[str, int] = await super().start()
+        return place
+
     async def _wait_listening(self, ip: str, port: int) -> None:
         """Return when the server takes connections; SpawnException with the reason if it ends instead."""
         looks = 0
@@ -173,7 +186,7 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
-        if self.user_options.get("gpu"):
+        if self.wants_gpu:
             async for sentence in self.fleet.leases.watch(self.holder):
                 yield {"progress": 5, "message": sentence}
             if statement := self.fleet.leases.statement(self.holder):
@@ -189,8 +202,8 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
         if found is None:
             return 0
         state = found["State"]
-        if state["Running"] or state["Status"] in ("created", "restarting"):
-            return None if state["Running"] else 1
+        if state["Running"]:
+            return None
         await self._bury()
         return f"exit status {state['ExitCode']}"
 
@@ -224,17 +237,35 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
         """
         try:
             if self._making is not None:
-                await asyncio.wait([self._making])
+                with contextlib.suppress(Exception):  # whoever waited for it has been told
+                    await asyncio.shield(self._making)
             if self.object_name and await self.get_object() is not None:
                 await self._bury()
             if self._network:
                 await self.fleet.run(self.fleet.networks.give_back, self._network)
             self.fleet.leases.release(self.holder)
         finally:
-            self._network = ""
+            self._network, self._making = "", None
             self.fleet.let_go(self)
             # JupyterHub would take them over for the next start, and a GPU is to be asked for each time.
             self.orm_spawner.user_options = {}
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """SpawnException if they are not what a start may be asked for. By the API anything can come."""
+    lab, gpu = options.get("lab", ""), options.get("gpu", False)
+    if lab and not (isinstance(lab, str) and _LAB_NAME.fullmatch(lab)):
+        raise SpawnException(
+            f"lab={lab!r:.80} names no lab. Lab names are short and of a-z, 0-9 and hyphens, such as tensors.",
+            reason="options",
+            status_code=400,
+        )
+    if not isinstance(gpu, bool):
+        raise SpawnException(
+            f"gpu={gpu!r:.80} is neither true nor false. A server is asked for with a GPU or without one.",
+            reason="options",
+            status_code=400,
+        )
 
 
 async def _listens(ip: str, port: int) -> bool:

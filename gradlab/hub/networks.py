@@ -66,7 +66,12 @@ class Networks:
     def take(self) -> str:
         """The name of a network that nobody else has; made now if none is spare."""
         with self._lock:
-            return self._free.pop(0) if self._free else self._create()
+            while self._free:
+                name = self._free.pop(0)
+                if self._exists(name):
+                    return name
+                del self._subnets[name]  # an administrator has tidied up
+            return self._create()
 
     def give_back(self, name: str) -> None:
         """The server in it is gone; its network is for the next one."""
@@ -87,6 +92,13 @@ class Networks:
         with self._lock:
             for name in self._subnets:
                 self._connect(name)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self._client.inspect_network(name)
+        except NotFound:
+            return False
+        return True
 
     def _create(self) -> str:
         subnet = self._next_subnet()

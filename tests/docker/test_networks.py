@@ -104,6 +104,16 @@ def test_a_service_that_was_made_anew_is_connected_again(engine: docker.DockerCl
     networks.give_back(name)
 
 
+def test_one_that_somebody_removed_is_not_handed_out(engine: docker.DockerClient, networks: Networks) -> None:
+    name = networks.take()
+    networks.give_back(name)
+    network = engine.networks.get(name)
+    for container in network.attrs["Containers"]:
+        network.disconnect(container)
+    network.remove()
+    assert engine.networks.list(names=[networks.take()])
+
+
 def test_spare_ones_are_made_ahead(engine: docker.DockerClient, hub: Container) -> None:
     made = Networks(engine.api, NAME, RANGE, spare=1)
     made.recover([network.name for network in engine.networks.list(filters={"label": f"gradlab.installation={NAME}"})])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import json
@@ -9,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -25,11 +27,13 @@ import psutil
 import pytest
 
 from gradlab.settings import ROOT
-from labkit.forkserver import Forked, fork, gather_pages, wait_until_listening, why_unfit
+from labkit.forkserver import Forked, fork, fork_soon, gather_pages, listen, why_unfit
 from tests.waiting import ended, until
 
 SEQPACKET = socket.SOCK_SEQPACKET
-LIGHT = "import sys; from labkit import forkserver, nursery; forkserver.ForkServer(sys.argv[1], nursery.run).serve()"
+LIGHT = (
+    "import sys; from labkit import forkserver, nursery; forkserver.ForkServer(int(sys.argv[1]), nursery.run).serve()"
+)
 
 
 @contextlib.contextmanager
@@ -37,16 +41,17 @@ def server(*argv: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A fork server's socket and process; short paths, as Unix sockets want them."""
     with tempfile.TemporaryDirectory(prefix="f", dir="/tmp") as folder:
         path = f"{folder}/s"
-        process = subprocess.Popen(
-            [sys.executable, *argv, path],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
-            cwd="/",
-        )
+        with listen(path) as listener:
+            process = subprocess.Popen(
+                [sys.executable, *argv, str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[listener.fileno()],
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+                cwd="/",
+            )
         with process:
             try:
-                wait_until_listening(path, process, 30)
                 yield path, process
             finally:
                 process.kill()
@@ -270,14 +275,29 @@ def test_what_is_no_request_harms_nobody(message: bytes, light: str) -> None:
     bystander.close()
 
 
-def test_a_server_that_ends_while_it_starts_is_told_apart_from_one_that_takes_too_long(tmp_path: Path) -> None:
-    ends = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
-    with ends, pytest.raises(OSError, match="the fork server ended with status 3 while it started"):
-        wait_until_listening(str(tmp_path / "s"), ends, 30)
-    with subprocess.Popen(["sleep", "60"]) as process:
-        with pytest.raises(OSError, match="the fork server did not listen within 0 s"):
-            wait_until_listening(str(tmp_path / "s"), process, 0)
-        process.kill()
+def test_whoever_asks_one_that_ends_while_it_starts_is_told_so_at_once() -> None:
+    request = {"run": "tests.forked:status", "status": 0}
+    for wait in (False, True):
+        with server("-c", "import time; time.sleep(0.5); raise SystemExit(3)") as (path, process):
+            if wait:
+                process.wait()
+            with pytest.raises(ConnectionError, match="the fork server has ended"):
+                fork(path, request, timeout=60)
+            with pytest.raises(ConnectionError, match="the fork server has ended"):
+                asyncio.run(fork_soon(path, request, timeout=60))
+
+
+def test_one_that_only_hangs_is_waited_for_as_long_as_one_likes() -> None:
+    with server("-c", "import time; time.sleep(60)") as (path, _), pytest.raises(TimeoutError):
+        fork(path, {"run": "tests.forked:status"}, timeout=0.2)
+
+
+def test_its_socket_is_for_its_user_alone_and_a_path_is_used_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with listen(path):
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    with pytest.raises(OSError, match="Address already in use"):
+        listen(path)
 
 
 def test_a_process_with_threads_refuses_to_be_forked() -> None:

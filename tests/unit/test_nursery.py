@@ -109,7 +109,7 @@ def test_learner_code_finds_nothing_of_the_server_in_the_memory_it_shares(
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        ([sys.executable, "-c", "raise SystemExit(4)"], "the fork server ended with status 4 while it started"),
+        ([sys.executable, "-c", "raise SystemExit(4)"], "the fork server has ended"),
         (["/no/such/python"], "No such file or directory: '/no/such/python'"),
     ],
 )

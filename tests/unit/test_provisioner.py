@@ -34,8 +34,6 @@ def nursery() -> Iterator[str]:
         server = SimpleNamespace(kernel_nursery=None)
         serverextension._load_jupyter_server_extension(server)
         path = os.environ[SOCKET]
-        until(lambda: os.path.exists(path))
-        # On a busy machine it takes longer to load than a kernel would wait for it.
         fork(path, {"run": "tests.forked:status", "status": 0}, timeout=120).wait(10)
         yield path
     server.kernel_nursery.communicate()  # its input ends, and so does it

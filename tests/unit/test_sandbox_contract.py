@@ -90,6 +90,7 @@ def test_the_environment_is_the_sandboxs_own(sandbox: Sandbox) -> None:
     names = {"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LANG", "MPLBACKEND"}
     # A container also has what its image says, for whoever starts from it: nothing of the machine.
     assert found.keys() - names <= {"HOSTNAME", "PWD", "OLDPWD"} | _image_variables(sandbox)
+    assert not [name for name in found if "JUPYTER" in name]
 
 
 def _image_variables(sandbox: Sandbox) -> set[str]:

@@ -74,7 +74,7 @@ def test_a_path_that_is_too_long_for_sockets_is_not_used(monkeypatch: pytest.Mon
     try:
         assert workplace.path.parent == Path("/tmp")
         assert is_alive(workplace.name)
-        path = workplace.folder("nursery-") / "sandboxes.new"
+        path = workplace.folder("nursery-") / "sandboxes"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
     finally:
