@@ -43,3 +43,7 @@ fuzz: environment ## look for input that the wire and its two ends do not stand 
 .PHONY: bench
 bench: environment ## how long a check takes, beside nbgrader, otter-grader and papermill (QUICK=1: fewer rounds, no page)
 	@.venv/bin/python -m bench.checks $(if $(QUICK),--quick)
+
+.PHONY: bench-hosting
+bench-hosting: environment ## how long a server takes to start, beside a bare DockerSpawner; needs the images (QUICK=1 as above)
+	@.venv/bin/python -m bench.spawn $(if $(QUICK),--quick)

@@ -7,19 +7,14 @@ status is 1 if a target is missed, which is then named.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 
 from bench import tools
@@ -28,6 +23,7 @@ from bench.breakdown import rows as stages
 from bench.environments import BenchError, ensure, version_in
 from bench.formats import exercises
 from bench.kernels import LAB_KERNELS, jupyter_server, kernel_ready, no_kernel
+from bench.machine import this_machine
 from bench.measure import Failed
 from bench.report import Kernels, Machine, Row, markdown, table, targets, targets_table
 from bench.tools import MANY, Tool
@@ -161,20 +157,7 @@ def _machine() -> Machine:
         name: version_in(ensure(folder), name) for name, folder in (("nbgrader", "nbgrader"), ("otter-grader", "otter"))
     }
     ours = {name: version(name) for name in ("papermill", "ipykernel", "torch", "gradlab")}
-    return Machine(
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        cores=os.cpu_count() or 1,
-        processor=_processor(),
-        memory_gib=psutil.virtual_memory().total / (1 << 30),
-        versions={"Python": platform.python_version(), **peers, **ours},
-        command="make bench",
-    )
-
-
-def _processor() -> str:
-    """The model's name, which only the kernel knows; the architecture where it does not say."""
-    found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
-    return found[1] if found else platform.machine()
+    return this_machine({**peers, **ours}, "make bench")
 
 
 if __name__ == "__main__":

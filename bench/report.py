@@ -10,7 +10,19 @@ from rich.table import Table
 
 from bench.measure import Memory, Sample, median, quantile
 
-__all__ = ["Kernels", "Machine", "Row", "Target", "cells", "markdown", "table", "targets", "targets_table"]
+__all__ = [
+    "Kernels",
+    "Machine",
+    "Row",
+    "Target",
+    "cells",
+    "grid",
+    "markdown",
+    "plain",
+    "table",
+    "targets",
+    "targets_table",
+]
 
 # From how many measurements on a 95th percentile says anything.
 MOST_OF = 20
@@ -97,9 +109,9 @@ class Target:
     @property
     def words(self) -> tuple[str, str, str]:
         """The bound, the number, and whether it is reached."""
-        bound = f"{'≥' if self.at_least else '≤'} {_plain(self.bound)}{self.unit}"
+        bound = f"{'≥' if self.at_least else '≤'} {plain(self.bound)}{self.unit}"
         verdict = {True: "reached", False: "MISSED", None: f"not measured: {self.reason}"}[self.met]
-        return bound, NOTHING if self.value is None else f"{_plain(self.value)}{self.unit}", verdict
+        return bound, NOTHING if self.value is None else f"{plain(self.value)}{self.unit}", verdict
 
 
 def targets(rows: Mapping[str, Row], kernels: Kernels) -> tuple[Target, ...]:
@@ -108,7 +120,7 @@ def targets(rows: Mapping[str, Row], kernels: Kernels) -> tuple[Target, ...]:
     floor = rows["floor"].one
     few = f"it takes {MOST_OF} checks"
     private = ours.memory.private if ours.memory else None
-    plain, lab = (median(seconds) if seconds else None for seconds in (kernels.plain, kernels.ours))
+    usual, lab = (median(seconds) if seconds else None for seconds in (kernels.plain, kernels.ours))
     return (
         Target("warm, process sandbox: median", ours.one, 0.20, " s", reason=ours.reason),
         Target("warm, process sandbox: 95th percentile", ours.most, 0.5, " s", reason=ours.reason or few),
@@ -123,7 +135,7 @@ def targets(rows: Mapping[str, Row], kernels: Kernels) -> tuple[Target, ...]:
         Target("ten: throughput of otter-grader", _ratio(otter.each, ours.each), 20, " x", True, otter.reason),
         Target("private memory of one check", private, 60, " MiB", reason=ours.reason),
         Target("kernel with torch ready", lab, 0.25, " s", reason=kernels.reason),
-        Target("faster than a plain kernel", _ratio(plain, lab), 5, " x", True, kernels.reason),
+        Target("faster than a plain kernel", _ratio(usual, lab), 5, " x", True, kernels.reason),
     )
 
 
@@ -138,7 +150,7 @@ def cells(row: Row, ours: Row) -> tuple[str, ...]:
     peak = None if row.memory is None else row.memory.peak
     numbers = (row.one, _ratio(row.one, ours.one), row.one_cpu, peak)
     many = (row.each, _ratio(row.each, ours.each), row.each_cpu)
-    return (row.title, *(_plain(number) for number in numbers), *(_plain(number) for number in many))
+    return (row.title, *(plain(number) for number in numbers), *(plain(number) for number in many))
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -180,14 +192,14 @@ def markdown(
         "Softmax from scratch, the output size of a convolution, one gradient step by hand, the parameters of an LSTM: "
         "four exercises with two tests each. `bench/labs` holds questions, answers and tests once; `bench/formats.py` "
         "puts them into the tools' own formats.",
-        _grid(HEADINGS, wall),
+        grid(HEADINGS, wall),
         "## Gradlab, warm, in detail",
-        _grid(("", "checks", "median s", "95th percentile s", "longest s", "private MiB"), spread),
+        grid(("", "checks", "median s", "95th percentile s", "longest s", "private MiB"), spread),
         *_broken_down(rows, breakdowns),
         "## Kernel in the lab with torch ready",
         _kernels(kernels),
         "## Targets",
-        _grid(("", "bound", "measured", ""), met),
+        grid(("", "bound", "measured", ""), met),
         "## What is measured",
         _definitions(rows),
     ]
@@ -205,24 +217,24 @@ def _broken_down(rows: Sequence[Row], breakdowns: Mapping[str, Sequence[tuple[st
     return [
         "## Where the time of a warm check goes",
         "Milliseconds, medians; the stages follow one another. The floor, which runs the same answers and tests and "
-        f"nothing else, takes {_plain(floor and floor * 1000)} ms.",
-        _grid(("", *titles), lines),
+        f"nothing else, takes {plain(floor and floor * 1000)} ms.",
+        grid(("", *titles), lines),
     ]
 
 
 def _spread(row: Row) -> tuple[str, ...]:
     longest = max(sample.wall for sample in row.ones)
     private = None if row.memory is None else row.memory.private
-    return (row.title, str(len(row.ones)), *(_plain(number) for number in (row.one, row.most, longest, private)))
+    return (row.title, str(len(row.ones)), *(plain(number) for number in (row.one, row.most, longest, private)))
 
 
 def _kernels(kernels: Kernels) -> str:
     if not kernels.ours:
         return f"Not measured: {kernels.reason}."
-    plain, ours = median(kernels.plain), median(kernels.ours)
-    return _grid(
+    usual, ours = median(kernels.plain), median(kernels.ours)
+    return grid(
         ("", "median s", "to ours"),
-        [("plain ipykernel", _plain(plain), _plain(plain / ours)), ("the lab's kernel", _plain(ours), _plain(1.0))],
+        [("plain ipykernel", plain(usual), plain(usual / ours)), ("the lab's kernel", plain(ours), plain(1.0))],
     )
 
 
@@ -259,7 +271,7 @@ def _left_out(row: Row) -> str:
     return f". Ten are not measured: {row.no_many}" if row.no_many else ""
 
 
-def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     rule = ["---", *["---:"] * (len(headings) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (headings, rule, *rows))
 
@@ -268,7 +280,7 @@ def _ratio(above: float | None, below: float | None) -> float | None:
     return above / below if above is not None and below else None
 
 
-def _plain(number: float | None) -> str:
+def plain(number: float | None) -> str:
     """Three digits that count, never an exponent; whole numbers from 100 on."""
     if number is None or math.isnan(number):
         return NOTHING

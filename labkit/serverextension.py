@@ -24,10 +24,12 @@ from typing import Any
 
 from labkit.delivery import Delivery, deliver
 from labkit.errors import LabError
-from labkit.forkserver import listen
+from labkit.forkserver import fork, listen
 from labkit.provisioner import SOCKET
 
 __all__: list[str] = []
+
+_LOAD_SECONDS = 120
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
@@ -86,3 +88,9 @@ def _start_nursery(server: Any) -> None:
                 argv, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True
             )
         os.environ[SOCKET] = path
+        threading.Thread(target=_prepare_completions, args=(path,), name="completions", daemon=True).start()
+
+
+def _prepare_completions(path: str) -> None:
+    with contextlib.suppress(OSError):  # then the first completion takes longer
+        fork(path, {"run": "labkit.kernel:complete_once"}, timeout=_LOAD_SECONDS).wait()

@@ -141,7 +141,7 @@ class Kernel:
 
     def close(self) -> None:
         self._socket.close()
-        self._socket.shutdown()  # whatever state it is in
+        self._socket.shutdown()  # type: ignore[no-untyped-call]  # whatever state it is in
 
 
 @dataclass
