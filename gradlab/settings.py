@@ -49,6 +49,13 @@ _POSTGRES = "postgresql+psycopg://gradlab@postgres"
 # As NVML spells a GPU, a MIG instance, and a MIG instance of a driver before R470.
 _GPU_UUID = re.compile(r"(GPU|MIG)-[0-9a-f]+(-[0-9a-f]+)*|MIG-GPU-[0-9a-f]+(-[0-9a-f]+)*/\d+/\d+", re.IGNORECASE)
 
+# Of an address, where they need not be written.
+_PORTS = {"http": 80, "https": 443}
+
+# What JupyterHub calls the service `portal` where each has a host name of its own. No person's server is called the
+# same: of a name with two hyphens JupyterHub takes a digest.
+_PORTAL_HOST = "portal--service"
+
 # What GRADLAB_LOGIN_ALLOW may say with which login.
 _ALLOWED = {
     "github": {"users": "users:ada,grace", "org": "org:NAME or org:NAME/TEAM"},
@@ -144,16 +151,25 @@ class Settings(BaseModel):
     @field_validator("public_address")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
+        """As a browser writes it, because cookies and logins compare it with what the browser sends."""
         parts = urlsplit(value)
-        if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/")):
+        more = (parts.path.strip("/"), parts.query, parts.fragment, parts.username, parts.port == 0)
+        if value and (parts.scheme not in _PORTS or not parts.hostname or any(more)):
             raise ValueError("it must be the whole address and nothing behind it, such as https://lab.example.org")
-        return value.rstrip("/")
+        host = parts.netloc.lower()
+        return f"{parts.scheme}://{host.removesuffix(f':{_PORTS[parts.scheme]}')}" if value else ""
 
     @field_validator("subdomains")
     @classmethod
     def _are_below_an_address(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and not info.data.get("public_address"):
-            raise ValueError("host names lie below GRADLAB_PUBLIC_ADDRESS, which is empty")
+        """Of a name with a dot: browsers take no cookie for all hosts below another. And on https, for only there
+        can a cookie be kept from being set by another host."""
+        address = urlsplit(info.data.get("public_address", ""))
+        if value and (address.scheme != "https" or not re.search(r"\.[a-z][a-z0-9-]*$", address.hostname or "")):
+            raise ValueError(
+                "host names lie below GRADLAB_PUBLIC_ADDRESS, so that must be https:// and a name such as "
+                f"lab.example.org; it is {info.data.get('public_address') or 'empty'}"
+            )
         return value
 
     @field_validator("gpus")
@@ -261,6 +277,21 @@ class Settings(BaseModel):
         if "postgres" in self.profiles.split(","):
             return f"{_POSTGRES}/{name}"
         return f"sqlite:///{self.state_dir.resolve() / name}.sqlite"
+
+    @property
+    def own_hosts(self) -> bool:
+        """Whether the portal and each learner's server have host names of their own; a trial has one for all."""
+        return self.subdomains and self.spawner == "docker"
+
+    @property
+    def portal_address(self) -> str:
+        """Where browsers find the portal if it has a host name of its own; else nothing, as it is where the hub is."""
+        return self.public_address.replace("://", f"://{_PORTAL_HOST}.", 1) if self.own_hosts else ""
+
+    @property
+    def secure(self) -> bool:
+        """Whether browsers come by https, whoever speaks it. Of a trial beside a hosted server nothing is known."""
+        return self.spawner == "docker" and self.public_address.startswith("https:")
 
     @property
     def confined_checks(self) -> str:

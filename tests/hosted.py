@@ -40,7 +40,12 @@ class Hosted:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return self.env.get("GRADLAB_PUBLIC_ADDRESS") or f"http://127.0.0.1:{self.port}"
+
+    def set(self, **settings: str) -> None:
+        """Write these settings (``gpus="exclusive"``) into ``.env``, for the next ``up``."""
+        self.env |= {f"GRADLAB_{key.upper()}": value for key, value in settings.items()}
+        (self.folder / ".env").write_text("".join(f"{key}={value}\n" for key, value in self.env.items()))
 
     def compose(self, *arguments: str) -> str:
         """Run docker-compose on this server; its output, which is part of the failure if it fails."""
@@ -67,7 +72,7 @@ class Hosted:
     def _answers(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
             portal, hub = (httpx.get(self.url + path, timeout=5) for path in ("/services/portal/", "/hub/health"))
-            return portal.status_code == 302 and hub.status_code == 200
+            return portal.is_redirect and hub.status_code == 200
         return False
 
     def logs(self) -> str:
@@ -129,10 +134,9 @@ def hosted(folder: Path, **settings: str) -> Iterator[Hosted]:
     env = _secrets(folder) | {"COMPOSE_PROJECT_NAME": name, "GRADLAB_PORT": str(port)}
     # Small: several of these run on two cores at a time.
     env |= {"GRADLAB_CHECK_POOL": "1", "GRADLAB_LEARNER_NETWORKS": _subnet()}
-    env |= {f"GRADLAB_{key.upper()}": value for key, value in settings.items()}
-    (folder / ".env").write_text("".join(f"{key}={value}\n" for key, value in env.items()))
     with contextlib.closing(docker.from_env()) as engine:
         server = Hosted(name, folder, port, engine, env)
+        server.set(**settings)
         try:
             yield server
         finally:

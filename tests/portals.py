@@ -9,7 +9,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -248,8 +248,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def running_portal(folder: Path, course: Course, **changes: Any) -> Iterator[Running]:
-    """Start a portal on a free port of 127.0.0.1; ``changes`` are settings."""
+def running_portal(
+    folder: Path, course: Course, *, public: Mapping[str, str] | None = None, **changes: Any
+) -> Iterator[Running]:
+    """Start a portal on a free port of 127.0.0.1; ``changes`` are settings, and ``public`` is what HubClient takes
+    where portal and Hub have host names of their own."""
     settings = Settings(state_dir=folder, **changes)
     store = Store.open(f"sqlite:///{folder / 'portal.sqlite'}")
     hub = HubStandIn()
@@ -257,7 +260,9 @@ def running_portal(folder: Path, course: Course, **changes: Any) -> Iterator[Run
     executor = ThreadPoolExecutor(2)
     checks = Checks(course, store, judge, executor, notebook_bytes=settings.notebook_mb << 20, clock=time.time)
     gpu: dict[str, Any] = dict(NO_GPU)
-    client = HubClient(api_url=f"{hub.url}/hub/api", api_token="portal-secret", client_id="service-portal")
+    client = HubClient(
+        api_url=f"{hub.url}/hub/api", api_token="portal-secret", client_id="service-portal", **(public or {})
+    )
     app = create_app(
         settings=settings,
         credentials=Credentials("l", "i", "p", "x", "0123456789abcdef" * 4),

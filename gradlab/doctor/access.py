@@ -153,6 +153,9 @@ def _worth(found: x509.Certificate, content: bytes, served: bytes | None, settin
     if wrong:
         remedy = "Get one for these names, or set GRADLAB_PUBLIC_ADDRESS to one that it has."
         return Finding("TLS", "failed", f"{value}, not for {', '.join(wrong)}", remedy)
+    if settings.public_address.startswith("http:"):
+        remedy = "Begin it with https: in .env, then: docker compose up -d"
+        return Finding("TLS", "failed", f"{value}, but GRADLAB_PUBLIC_ADDRESS={settings.public_address}", remedy)
     if served is not None and x509.load_pem_x509_certificate(served) != x509.load_pem_x509_certificate(content):
         remedy = "Take over the new one: docker compose restart proxy"
         return Finding("TLS", "warning", f"{value}; the proxy still shows the one before", remedy)

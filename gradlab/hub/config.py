@@ -75,7 +75,8 @@ def portal_environment(settings: Settings, credentials: Credentials, addresses: 
         "JUPYTERHUB_BASE_URL": "/",
         "JUPYTERHUB_CLIENT_ID": "service-portal",
         # With host names of their own, portal and hub are not found below the same address.
-        "JUPYTERHUB_PUBLIC_HUB_URL": f"{settings.public_address.rstrip('/')}/hub/" if settings.subdomains else "",
+        "JUPYTERHUB_PUBLIC_HUB_URL": f"{settings.public_address}/hub/" if settings.own_hosts else "",
+        "JUPYTERHUB_PUBLIC_URL": f"{settings.portal_address}/services/portal/" if settings.own_hosts else "",
     }
 
 
@@ -86,7 +87,7 @@ def _set_hub(c: Any, settings: Settings, addresses: Addresses) -> None:
     c.JupyterHub.db_url = settings.hub_store_url
     c.JupyterHub.upgrade_db = True
     c.JupyterHub.log_level = settings.log_level
-    c.JupyterHub.default_url = "/services/portal/"
+    c.JupyterHub.default_url = f"{settings.portal_address}/services/portal/"
     c.ConfigurableHTTPProxy.api_url = addresses.proxy_api
 
 

@@ -9,12 +9,18 @@
 * The portal may see and stop servers, for "restart with a GPU".
 * With a public address of its own the hub knows how it is called from outside; with ``subdomains`` every server and the
   portal get a host name below it, so that no learner's page can act in another's name.
+* Host names below one another share one thing: each may set cookies for all. ``cookie_host_prefix_enabled`` names those
+  of a login ``__Host-…``, which a browser takes from nobody but the host that they are sent to; else a learner's page
+  could log its visitors in as its owner. It needs https and the path ``/``, so only then.
+* The portal's old place, ``/services/portal/`` on the hub's host, stays a route to it: there it says where it is now.
+  JupyterHub leads back to that place as well, for of an address to go on to it keeps the path alone.
 """
 
 from __future__ import annotations
 
 import functools
 from typing import Any
+from urllib.parse import urlsplit
 
 from gradlab.credentials import Credentials
 from gradlab.hub.culling import set_culling
@@ -58,12 +64,21 @@ def set_hosting(c: Any, settings: Settings, credentials: Credentials, addresses:
     c.JupyterHub.template_vars = {**c.JupyterHub.template_vars, "why_ended": functools.partial(_why_ended, settings)}
     if settings.public_address:
         c.JupyterHub.public_url = settings.public_address
-    if settings.subdomains:
-        c.JupyterHub.subdomain_host = settings.public_address
+    if settings.own_hosts:
+        _set_own_hosts(c, settings, addresses)
+    c.JupyterHub.proxy_class = "gradlab.hub.routes.LastingProxy"
     c.ConfigurableHTTPProxy.should_start = False
     c.ConfigurableHTTPProxy.auth_token = credentials.proxy_token
     set_culling(c, settings)
     _set_servers(c, settings)
+
+
+def _set_own_hosts(c: Any, settings: Settings, addresses: Addresses) -> None:
+    c.JupyterHub.subdomain_host = settings.public_address
+    c.JupyterHub.cookie_host_prefix_enabled = True
+    c.ConfigurableHTTPProxy.extra_routes = {
+        f"{urlsplit(settings.public_address).hostname}/services/portal/": addresses.portal
+    }
 
 
 def _as_they_are(_spawner: Any, _options: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ def arguments(settings: Settings) -> list[str]:
     found += ["--api-socket", str(settings.run_dir / PROXY_SOCKET)]
     found += ["--error-target", f"{Addresses.of(settings).hub}/hub/error"]
     found += ["--log-level", settings.log_level.lower().replace("warning", "warn")]
-    if settings.subdomains:
+    if settings.own_hosts:
         found.append("--host-routing")
     if settings.tls_dir is not None and (settings.tls_dir / "cert.pem").exists():
         found += ["--ssl-cert", *_readable(settings.tls_dir / "cert.pem")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,7 +21,8 @@ from gradlab.errors import GradlabError, SubmissionRefused
 from gradlab.portal.api import add_api
 from gradlab.portal.auth import LoginNeeded, start_login
 from gradlab.portal.context import Portal, Presence, portal_of
-from gradlab.portal.headers import SecurityHeaders, harden
+from gradlab.portal.headers import SecurityHeaders, harden, headers_beside
+from gradlab.portal.hosts import OwnHost
 from gradlab.portal.hubauth import HubClient
 from gradlab.portal.live import Checks, Live
 from gradlab.portal.pages import add_pages, error_page
@@ -72,12 +73,17 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.portal = portal
-    app.state.renderer = Renderer(prefix=portal.prefix, static=static_links(portal.prefix), hub=hub, product="Gradlab")
+    app.state.renderer = Renderer(
+        prefix=portal.prefix, static=static_links(portal.prefix), hub=hub, login=settings.login, product="Gradlab"
+    )
     add_api(app, prefix)
     add_pages(app, prefix)
     app.mount(f"{prefix}/static", _Files(directory=STATIC_DIR), name="static")
-    app.add_middleware(SecurityHeaders)
-    _handle_errors(app)
+    headers = headers_beside(hub.hub_prefix)
+    if hub.public:
+        app.add_middleware(OwnHost, own=hub.public, hub=hub.hub_prefix)
+    app.add_middleware(SecurityHeaders, headers=headers)
+    _handle_errors(app, headers)
     return app
 
 
@@ -102,7 +108,7 @@ class _Files(StaticFiles):
         return response
 
 
-def _handle_errors(app: FastAPI) -> None:
+def _handle_errors(app: FastAPI, headers: Mapping[str, str]) -> None:
     async def login_needed(request: Request, _error: Exception) -> RedirectResponse:
         return start_login(request)
 
@@ -127,7 +133,7 @@ def _handle_errors(app: FastAPI) -> None:
         response = _problem(
             request, 500, "This is our fault, not yours: the portal met an error, and its log says which. Try again."
         )
-        harden(response.headers)  # Starlette answers this one outside of all middleware
+        harden(response.headers, headers)  # Starlette answers this one outside of all middleware
         return response
 
     app.add_exception_handler(LoginNeeded, login_needed)

@@ -1,9 +1,13 @@
 """Who may see what: the gate every route stands behind, and the way through it, a login at the Hub.
 
-All learners' notebook servers share the portal's origin, so a script on ``/user/NAME/`` can send requests with the
-cookie of whoever reads it. Therefore a cookie alone opens only what a person navigates to; everything else that comes
-with a cookie must carry the XSRF token, which only the portal's own pages hold. ``Authorization: token …`` needs none
-of this: no browser adds it by itself.
+Unless they have host names of their own, all learners' notebook servers share the portal's origin, so a script on
+``/user/NAME/`` can send requests with the cookie of whoever reads it. Therefore a cookie alone opens only what a
+person navigates to; everything else that comes with a cookie must carry the XSRF token, which only the portal's own
+pages hold. ``Authorization: token …`` needs none of this: no browser adds it by itself.
+
+With host names of their own, a learner's page can still set cookies for the hosts beside it, and so have somebody use
+the portal as the learner. Cookies called ``__Host-…`` cannot be set so. They must have the path ``/``, which is why
+they are called that only where nobody else is on the portal's host.
 """
 
 from __future__ import annotations
@@ -154,10 +158,11 @@ def start_login(request: Request) -> RedirectResponse:
     target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     login = PendingLogin(state=secrets.token_urlsafe(24), verifier=secrets.token_urlsafe(48), target=target)
     response = RedirectResponse(portal.hub.authorize_url(login.state, login.verifier), status_code=302)
-    unfinished = [name for name in request.cookies if name.startswith(_LOGIN_COOKIE)]
+    unfinished = [name for name in request.cookies if name.startswith(_named(request, _LOGIN_COOKIE))]
     for name in unfinished if len(unfinished) >= _LOGINS_AT_ONCE else ():
-        response.delete_cookie(name, path=portal.prefix)
-    _set_cookie(request, response, _login_cookie(login.state), portal.sessions.seal_login(login), LOGIN_SECONDS)
+        _set_cookie(request, response, name, "", 0)
+    cookie = _login_cookie(request, login.state)
+    _set_cookie(request, response, cookie, portal.sessions.seal_login(login), LOGIN_SECONDS)
     return response
 
 
@@ -165,7 +170,7 @@ async def finish_login(request: Request, code: str, state: str) -> RedirectRespo
     """Trade the code for a token, keep it in the session cookie, and open the page that was wanted."""
     portal = portal_of(request)
     _refuse_other_than_navigation(request)
-    cookie = _login_cookie(state)
+    cookie = _login_cookie(request, state)
     login = portal.sessions.open_login(request.cookies.get(cookie, ""))
     if login is None or not secrets.compare_digest(login.state.encode(), state.encode("utf-8", "replace")):
         raise HTTPException(
@@ -174,8 +179,8 @@ async def finish_login(request: Request, code: str, state: str) -> RedirectRespo
     token = await portal.hub.token_for_code(code, login.verifier)
     await _admit(request, token)
     response = RedirectResponse(login.target, status_code=302)
-    response.delete_cookie(cookie, path=portal.prefix)
-    _set_cookie(request, response, SESSION_COOKIE, portal.sessions.seal(token), SESSION_SECONDS)
+    _set_cookie(request, response, cookie, "", 0)
+    _set_cookie(request, response, _named(request, SESSION_COOKIE), portal.sessions.seal(token), SESSION_SECONDS)
     return response
 
 
@@ -208,7 +213,7 @@ def _header_token(request: Request) -> str | None:
 
 
 def _cookie_token(request: Request) -> str | None:
-    cookie = request.cookies.get(SESSION_COOKIE)
+    cookie = request.cookies.get(_named(request, SESSION_COOKIE))
     return None if cookie is None else portal_of(request).sessions.open(cookie)
 
 
@@ -230,19 +235,26 @@ def _refuse_other_than_navigation(request: Request) -> None:
         raise HTTPException(403, "The portal's pages open in a browser window, not in a frame or from a script.")
 
 
-def _login_cookie(state: str) -> str:
-    return _LOGIN_COOKIE + re.sub(r"[^A-Za-z0-9]", "", state)[:12]
+def _named(request: Request, name: str) -> str:
+    """A cookie's name, with which no other host can set it where the portal has one of its own."""
+    return f"__Host-{name}" if portal_of(request).hub.public else name
+
+
+def _login_cookie(request: Request, state: str) -> str:
+    return _named(request, _LOGIN_COOKIE) + re.sub(r"[^A-Za-z0-9]", "", state)[:12]
 
 
 def _set_cookie(request: Request, response: RedirectResponse, name: str, value: str, seconds: int) -> None:
-    # The proxy in front says how the browser came; the nearest proxy appends to the list.
+    """Of no seconds, to delete it: a browser heeds that only with the attributes that the name demands."""
+    portal = portal_of(request)
+    # A proxy in front says how the browser came; the nearest one appends to the list.
     scheme = request.headers.get("x-forwarded-proto", request.url.scheme).split(",")[0].strip()
     response.set_cookie(
         name,
         value,
         max_age=seconds,
-        path=portal_of(request).prefix,
+        path="/" if portal.hub.public else portal.prefix,
         httponly=True,
         samesite="lax",
-        secure=scheme == "https",
+        secure=portal.settings.secure or scheme == "https",
     )

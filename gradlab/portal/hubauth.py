@@ -64,10 +64,13 @@ class HubClient:
         prefix: str = "/services/portal/",
         base_url: str = "/",
         public_hub: str = "",
+        public: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.prefix = prefix.rstrip("/") + "/"
         self.hub_prefix = public_hub or base_url.rstrip("/") + "/hub/"
+        # The portal's whole address, if it has a host name of its own; the Hub compares it in logins.
+        self.public = public
         self._api_url = api_url.rstrip("/")
         self._api_token = api_token
         self._client_id = client_id
@@ -88,6 +91,7 @@ class HubClient:
                 prefix=environ["JUPYTERHUB_SERVICE_PREFIX"],
                 base_url=environ.get("JUPYTERHUB_BASE_URL", "/"),
                 public_hub=environ.get("JUPYTERHUB_PUBLIC_HUB_URL", ""),
+                public=environ.get("JUPYTERHUB_PUBLIC_URL", ""),
             )
         except KeyError as missing:
             raise ServerError(
@@ -182,7 +186,7 @@ class HubClient:
 
     @property
     def _callback(self) -> str:
-        return f"{self.prefix}oauth_callback"
+        return f"{self.public or self.prefix}oauth_callback"
 
     async def _model(self, token: str, session: str, keep: float) -> dict[str, Any] | None:
         key = hashlib.sha256(f"{session}\n{token}".encode("utf-8", "replace")).hexdigest()

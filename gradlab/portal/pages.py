@@ -72,6 +72,7 @@ def labs_page(request: Request, visitor: PageVisitor) -> HTMLResponse:
 async def gpu_page(request: Request, visitor: PageVisitor, slug: str) -> Response:
     """Open a lab with a GPU. A server that runs without one would have to end first, which its owner decides."""
     portal = portal_of(request)
+    _need_gpus(portal)
     filename = await run_in_threadpool(_filename, portal, visitor.name, slug)
     server = await portal.hub.server(visitor.name)
     if server is None or server.gpu:
@@ -80,9 +81,15 @@ async def gpu_page(request: Request, visitor: PageVisitor, slug: str) -> Respons
     return await run_in_threadpool(_page, request, visitor, "gpu.html", here="labs", lab=lab, filename=filename)
 
 
+def _need_gpus(portal: Portal) -> None:
+    if portal.settings.gpus == "none":
+        raise HTTPException(404, "This server gives out no GPUs. Open the lab without one, from the labs page.")
+
+
 async def restart_with_gpu(request: Request, visitor: FormVisitor, slug: str) -> RedirectResponse:
     """End the visitor's server, and open the lab in one with a GPU."""
     portal = portal_of(request)
+    _need_gpus(portal)
     filename = await run_in_threadpool(_filename, portal, visitor.name, slug)
     await portal.hub.stop_server(visitor.name)
     try:

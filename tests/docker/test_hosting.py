@@ -123,6 +123,14 @@ def test_a_check_is_judged_in_a_container_by_a_judge_without_network(server: Hos
     assert "/var/run/docker.sock" not in mounts
 
 
+def test_the_doctor_finds_nothing_wrong_and_has_an_answer_judged(server: Hosted) -> None:
+    """It has the reference solution of a lab judged, in a container as learners' answers are."""
+    told = server.service("hub").exec_run(["gradlab", "doctor", "--json"], demux=True).output[0]
+    lines = json.loads(told)["lines"]
+    assert [line for line in lines if line["status"] == "failed"] == []
+    assert [line["status"] for line in lines if line["name"] == "a real check"] == ["ok"]
+
+
 def test_the_kernel_was_forked_from_one_that_has_torch(kernel: Kernel) -> None:
     """It did not start by its command line: that would not have torch loaded before the first cell."""
     fresh = kernel.run("import os, psutil; print('labkit.nursery' in ' '.join(psutil.Process(os.getppid()).cmdline()))")

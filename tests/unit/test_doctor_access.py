@@ -7,17 +7,11 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar
 
 import docker
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from sqlalchemy import create_engine, text
 
 from gradlab.doctor import access
@@ -26,6 +20,7 @@ from gradlab.doctor.databases import database, hub_migrations
 from gradlab.doctor.finding import Finding
 from gradlab.settings import Settings
 from gradlab.store.database import open_database
+from tests.certificates import certified
 from tests.handlers import JsonHandler, serving
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -42,17 +37,8 @@ def environ(**changed: str) -> dict[str, str]:
 
 def pair(names: Sequence[str] = ("lab.example.org",), days: int = 90) -> tuple[Pem, Pem]:
     """A certificate of its own making, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lab")])
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    made = made.not_valid_before(NOW - timedelta(days=365)).not_valid_after(NOW + timedelta(days=days, hours=1))
-    if names:
-        found: list[x509.GeneralName] = [
-            x509.IPAddress(ip_address(one)) if one[0].isdigit() else x509.DNSName(one) for one in names
-        ]
-        made = made.add_extension(x509.SubjectAlternativeName(found), critical=False)
-    certificate = made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    end = NOW + timedelta(days=days, hours=1)
+    certificate, private = certified(names, NOW - timedelta(days=365), end)
     return Pem("cert.pem", certificate, True), Pem("key.pem", private, True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -105,3 +106,15 @@ def test_a_server_that_does_not_end_in_time_is_a_sentence(
     assert answer.status_code == 503
     assert "Your server has not ended within 0.5 s. Wait a moment, then open the lab" in words(answer.text)
     assert f'href="{PREFIX}"' in answer.text
+
+
+def test_where_no_gpus_are_given_out_no_server_is_ended_for_one(tmp_path: Path) -> None:
+    with running_portal(tmp_path, write_course(tmp_path / "course").load()) as running:
+        running.hub.start_server("noor")
+        with running.browser("noor") as browser:
+            token = re.search(r'data-xsrf="([0-9a-f]{64})"', browser.get("").text)
+            assert token is not None
+            for answer in (browser.get("gpu/tensors"), browser.post("gpu/tensors", data={"xsrf": token[1]})):
+                assert answer.status_code == 404
+                assert "This server gives out no GPUs. Open the lab without one" in words(answer.text)
+        assert running.hub.stopped == []

@@ -323,3 +323,26 @@ def test_templates_and_static_files_are_part_of_the_package() -> None:
     there: set[Path] = {path for folder in ("templates", "static") for path in (PORTAL / folder).rglob("*")}
     assert there
     assert there == shipped
+
+
+@pytest.mark.parametrize(
+    ("login", "learner", "instructor"),
+    [
+        ("signup", ["Password", "Log out"], ["Password", "Log out"]),
+        ("approval", ["Password", "Log out"], ["Approvals", "Password", "Log out"]),
+        ("github", ["Log out"], ["Log out"]),
+    ],
+)
+def test_a_password_of_one_s_own_is_changed_and_sign_ups_approved_from_any_page(
+    login: str, learner: list[str], instructor: list[str], tmp_path: Path
+) -> None:
+    more = {"login_allow": "everybody", "oauth_client_id": "x", "oauth_client_secret": "y"} if login == "github" else {}
+    with running_portal(tmp_path, write_course(tmp_path / "course").load(), login=login, **more) as running:
+        for name, wanted in (("hal", learner), ("grace", instructor)):
+            links = re.findall(r'<a class="quiet" href="(/hub/[^"]+)">([^<]+)</a>', source(running, name, ""))
+            assert [text for _, text in links] == wanted
+            assert dict(links).items() <= {
+                ("/hub/authorize", "Approvals"),
+                ("/hub/change-password", "Password"),
+                ("/hub/logout", "Log out"),
+            }

@@ -7,7 +7,6 @@ import functools
 import importlib.metadata
 import json
 import re
-import sys
 from pathlib import Path
 
 import torch
@@ -75,7 +74,8 @@ def tells_what_it_was_built_from():
 # %% [markdown]
 # ## passport
 #
-# Any installed distribution may be asked for. They are sorted by what makes them interesting.
+# Asked are distributions that are wherever torch and a notebook are: the judge may have others than the learner's
+# environment. They are sorted by what makes them interesting.
 
 
 # %%
@@ -127,14 +127,18 @@ def ask_passport(name):
 
 @functools.cache
 def headers():
-    """The header of every installed distribution by name. Only that part is parsed: most of METADATA is a README."""
-    found = {}
-    for one in importlib.metadata.distributions():
-        text = one.read_text("METADATA") or ""
-        header = email.message_from_string(text.partition("\n\n")[0] + "\n\n")
-        if header["Name"] and header["Summary"]:
-            found.setdefault(canonicalize_name(header["Name"]), header)
-    return found
+    """The headers of torch, numpy, ipykernel and all they need, by name, where there is a summary.
+
+    Only that part is parsed: most of METADATA is a README.
+    """
+    found, names = {}, ["torch", "numpy", "ipykernel"]
+    while names:
+        name = canonicalize_name(names.pop())
+        if name not in found:
+            text = importlib.metadata.distribution(name).read_text("METADATA")
+            found[name] = email.message_from_string(text.partition("\n\n")[0] + "\n\n")
+            names += [r.name for r in requirements_of(found[name]) if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return {name: header for name, header in found.items() if header["Summary"]}
 
 
 def names_where(wanted):
@@ -520,7 +524,7 @@ def leaves_out_everything_else():
 # %% [markdown]
 # ## origin
 #
-# Small environments made of paths and texts, and the real one in which the judge runs.
+# Small environments made of paths and texts, and the real one that the judge's torch is in.
 
 
 # %%
@@ -627,13 +631,13 @@ def sees_what_was_replaced():
 # %%
 @check("origin")
 def reads_a_real_environment():
-    """The environment in which the judge runs."""
-    prefix = Path(sys.prefix)
-    paths = [prefix / "pyvenv.cfg", *prefix.glob("lib/python*/site-packages/*.dist-info/INSTALLER")]
-    files = {path.relative_to(prefix).as_posix(): path.read_text() for path in paths if path.is_file()}
-    environment = "venv" if "pyvenv.cfg" in files else "system"
+    """A real environment: a virtual one, with all that is installed beside torch."""
+    folder = Path(torch.__file__).parents[1]
+    signed = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.glob("*.dist-info/INSTALLER")}
+    inside = site()
+    files = VENV | {f"{inside}/{path}": text for path, text in signed.items()}
     by = importlib.metadata.distribution("torch").read_text("INSTALLER")
-    ask_origin(files, "torch", environment, by.strip() if by else None, False)
+    ask_origin(files, "torch", "venv", by.strip() if by else None, False)
 
 
 # %% [markdown]
