@@ -185,7 +185,7 @@ class Program:
 
     def _keep(self, value: Any) -> Handle:
         if len(self._objects) >= MAX_OBJECTS:
-            raise WireError(f"more than {MAX_OBJECTS} objects are kept")
+            raise WireError(f"more than {MAX_OBJECTS} objects are kept; return fewer of your own classes at a time")
         self._kept += 1
         self._objects[self._kept] = value
         kind = type(value)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ import uvicorn
 from fastapi import FastAPI
 
 from gradlab.gpu.host import Host
+from gradlab.gpu.monitor import Monitor, create_monitor_app
+from gradlab.gpu.nvml import Nvml
+from tests.nvml import GIB, Library, loaded
 from tests.waiting import until
 
-__all__ = ["ADA", "BOB", "Machine", "asking", "serving"]
+__all__ = ["ADA", "BOB", "NOBODYS", "Machine", "Service", "asking", "monitoring", "serving"]
 
 ADA, BOB = "a" * 64, "b" * 64
+# A process that is in no container.
+NOBODYS = 99
 
 
 class Machine:
@@ -76,3 +82,43 @@ def asking(socket: Path, **options: Any) -> Iterator[httpx.Client]:
     transport = httpx.HTTPTransport(uds=str(socket))
     with httpx.Client(transport=transport, base_url="http://gpus", timeout=20, **options) as client:
         yield client
+
+
+@dataclass
+class Service:
+    """The GPU monitor's service at work, and what it sees."""
+
+    library: Library
+    machine: Machine
+    client: httpx.Client
+    socket: Path
+
+    def get(self, path: str) -> Any:
+        return self.client.get(path).raise_for_status().json()
+
+    def sampled(self, what: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        """The first activity of which this is true."""
+        return until(lambda: (found := self.get("/activity")) and what(found) and found, 10, what="that activity")
+
+    def limit(self, **values: Any) -> Any:
+        wanted = {"container": ADA, "pid": 10, "gpu": "GPU-0", "bytes": 4 * GIB}
+        answer = self.client.post("/limits", json=wanted | values)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@contextmanager
+def monitoring(folder: Path, library: Library | None, **options: Any) -> Iterator[Service]:
+    """The service with this driver, on a machine where Ada has the processes 10 and 11 and Bob has 20."""
+    machine = Machine(folder)
+    machine.container(ADA, 10, 11)
+    machine.container(BOB, 20)
+    machine.process(NOBODYS, "/user.slice/session-2.scope")
+    socket = folder / "gpus.sock"
+    with ExitStack() as stack:
+        stack.enter_context(loaded(library))
+        monitor = Monitor(Nvml(cgroups=machine.cgroups), machine.host, every=0.02, **options)
+        client = stack.enter_context(serving(create_monitor_app(monitor), socket))
+        stack.enter_context(closing(monitor))
+        monitor.start()
+        yield Service(library or Library(), machine, client, socket)

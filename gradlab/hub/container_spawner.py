@@ -38,6 +38,8 @@ _LOOK_SECONDS = 0.02
 _ALIVE_EVERY = 25  # looks
 _STOP_SECONDS = 5
 
+_WITHOUT_OPTIONS = "<p>You can start your server without that; it can be started anew later. Nothing in it is lost.</p>"
+
 _LAB_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -49,6 +51,7 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
     _network = ""
     _delivered = ""
     _asked_to_stop = False
+    _refused = False
     _making: asyncio.Future[tuple[str, int]] | None = None
 
     @property
@@ -95,6 +98,14 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
             options["gpu"] = query["gpu"][0] in ("1", "true", "yes")
         return options
 
+    def get_options_form(self) -> str:
+        """A form after a refusal, for above one JupyterHub says why. Without one it starts a server without options, so
+        without the GPU that was asked for, and says not a word."""
+        return _WITHOUT_OPTIONS if self._refused else ""
+
+    def run_options_from_form(self, _form: dict[str, list[str]]) -> dict[str, Any]:
+        return {}
+
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self._network = state.get("network", "")
@@ -129,6 +140,7 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
 
     async def run_pre_spawn_hook(self) -> None:
         """JupyterHub calls this before ``start``, and without its time limit."""
+        self._refused = True
         _check_options(self.user_options)
         self.fleet.hold(self)
         await self.fleet.ready()
@@ -140,6 +152,7 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
             except PoolEmpty as error:
                 raise SpawnException(str(error), reason="capacity", status_code=503) from None
             self.log.info("%s gets the GPU %s", self.holder, slot.id)
+        self._refused = False
 
     async def start(self) -> tuple[str, int]:
         try:
@@ -156,7 +169,7 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
                 "Your instructor can make it: make images.",
                 reason="image",
             ) from None
-        except DockerException as error:
+        except (DockerException, OSError) as error:  # one that does not answer is an OSError
             raise SpawnException(f"Docker could not start your server: {error}", reason="docker") from error
         if self.fleet.leases.queue.slot_of(self.holder) is not None:
             state = (await self.docker("inspect_container", self.container_id))["State"]

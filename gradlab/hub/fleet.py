@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import docker
 from docker.errors import APIError, NotFound
+from requests.exceptions import RequestException
 
 from gradlab.hub.containers import INSTALLATION, ROLE, SERVER, USER
 from gradlab.hub.endings import Endings, reason
@@ -95,7 +96,7 @@ class Fleet:
 
     async def ready(self) -> None:
         """Return when what an earlier hub left is known: networks, and servers nobody holds any more are gone."""
-        if self._ready is None:
+        if self._ready is None or (self._ready.done() and self._ready.exception() is not None):
             self._ready = asyncio.create_task(self._take_over())
         await asyncio.shield(self._ready)
 
@@ -127,7 +128,7 @@ class Fleet:
     async def _keep_swept(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            with contextlib.suppress(docker.errors.DockerException):
+            with contextlib.suppress(docker.errors.DockerException, RequestException):
                 await self.sweep()
 
     async def _keep_devices(self) -> None:

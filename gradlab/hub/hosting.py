@@ -54,7 +54,7 @@ def set_hosting(c: Any, settings: Settings, credentials: Credentials, addresses:
     c.JupyterHub.cleanup_proxy = False
     c.JupyterHub.concurrent_spawn_limit = 0
     c.JupyterHub.active_server_limit = 0
-    c.JupyterHub.template_paths.insert(0, str(ROOT / "gradlab" / "hub" / "templates"))
+    c.JupyterHub.template_paths = [str(ROOT / "gradlab" / "hub" / "templates")]
     c.JupyterHub.services = [*c.JupyterHub.services, {"name": "metrics", "api_token": credentials.metrics_token}]
     c.JupyterHub.load_roles = [
         *c.JupyterHub.load_roles,

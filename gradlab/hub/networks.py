@@ -70,7 +70,7 @@ class Networks:
                 name = self._free.pop(0)
                 if self._exists(name):
                     return name
-                del self._subnets[name]  # an administrator has tidied up
+                self._forget(name)
             return self._create()
 
     def give_back(self, name: str) -> None:
@@ -90,8 +90,11 @@ class Networks:
     def connect(self) -> None:
         """Connect services that were started anew to every network."""
         with self._lock:
-            for name in self._subnets:
-                self._connect(name)
+            for name in list(self._subnets):
+                if self._exists(name):
+                    self._connect(name)
+                else:
+                    self._forget(name)
 
     def _exists(self, name: str) -> bool:
         try:
@@ -99,6 +102,12 @@ class Networks:
         except NotFound:
             return False
         return True
+
+    def _forget(self, name: str) -> None:
+        """An administrator has tidied up."""
+        del self._subnets[name]
+        if name in self._free:
+            self._free.remove(name)
 
     def _create(self) -> str:
         subnet = self._next_subnet()
@@ -115,7 +124,11 @@ class Networks:
             check_duplicate=True,
         )
         self._subnets[name] = subnet
-        self._connect(name)
+        try:
+            self._connect(name)
+        except BaseException:
+            self._free.append(name)  # whoever needs one next gets it with all that is there by then
+            raise
         return name
 
     def _next_subnet(self) -> IPv4Network:

@@ -38,13 +38,24 @@ def arguments(settings: Settings) -> list[str]:
     found += ["--log-level", settings.log_level.lower().replace("warning", "warn")]
     if settings.own_hosts:
         found.append("--host-routing")
-    if settings.tls_dir is not None and (settings.tls_dir / "cert.pem").exists():
-        found += ["--ssl-cert", *_readable(settings.tls_dir / "cert.pem")]
-        found += ["--ssl-key", *_readable(settings.tls_dir / "key.pem")]
+    if settings.tls_dir is not None and _has_certificate(settings.tls_dir):
+        found += ["--ssl-cert", _readable(settings.tls_dir / "cert.pem")]
+        found += ["--ssl-key", _readable(settings.tls_dir / "key.pem")]
     return found
 
 
-def _readable(path: Path) -> list[str]:
+def _has_certificate(folder: Path) -> bool:
+    """Whether there is one, be it that it cannot be read: a link that leads nowhere is meant to be one, too."""
+    try:
+        (folder / "cert.pem").lstat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _readable(path: Path) -> str:
     """The path, once it is certain that the proxy can read it."""
     try:
         path.open("rb").close()
@@ -54,7 +65,7 @@ def _readable(path: Path) -> list[str]:
             f"cert.pem and its key in key.pem, both readable by its user (uid {os.getuid()}). To go without TLS, take "
             "cert.pem out of this folder."
         ) from None
-    return [str(path)]
+    return str(path)
 
 
 def _environment(token: str, environ: Mapping[str, str]) -> dict[str, str]:

@@ -196,5 +196,18 @@ def test_a_pool_without_gpus_refuses_with_a_sentence(tmp_path: Path, require: Re
         person = server.log_in("wishful")
         answer = person.api("POST", "/hub/api/users/wishful/server", json={"user_options": {"gpu": True}})
         assert answer.status_code == 503
-        assert "GRADLAB_GPUS" in answer.json()["message"] or "no GPU" in answer.json()["message"]
+        assert "This server gives out no GPUs (GRADLAB_GPUS=none)." in answer.json()["message"]
+        # A browser: nothing is started in silence.
+        address = "/hub/spawn?opt-lab=tensors&opt-gpu=yes&next=%2Fhub%2Fuser-redirect%2Flab"
+        page = person.client.get(address)
+        assert page.status_code == 503
+        assert "Your server was not started" in page.text
+        assert "This server gives out no GPUs (GRADLAB_GPUS=none)." in page.text
+        assert "You can start your server without that" in page.text
+        assert not server.containers("server")
+        xsrf = person.client.cookies.get("_xsrf", path="/hub/")
+        started = person.client.post(f"{address}&_xsrf={xsrf}", follow_redirects=False)
+        assert (started.status_code, "opt-gpu" in started.headers["Location"]) == (302, False), started.headers
+        until(lambda: ready(person), what="a server without a GPU")
+        give_up(person)
         person.start_server()

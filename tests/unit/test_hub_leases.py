@@ -16,16 +16,15 @@ from fastapi import FastAPI
 from gradlab.errors import PoolEmpty
 from gradlab.hub.leases import Leases, holder_of
 from gradlab.settings import Settings
+from tests.gpus import GIB, gpu
 from tests.monitors import serving
-
-GIB = 1 << 30
 
 
 class Monitor:
     """Answers as the GPU monitor does; ``limits`` are the limits it was asked to set."""
 
     def __init__(self) -> None:
-        self.devices: list[dict[str, Any]] = [gpu("GPU-a")]
+        self.devices: list[dict[str, Any]] = [gpu("a")]
         self.limits: list[dict[str, Any]] = []
         self.answer: dict[str, Any] = {"hard": True, "why": ""}
 
@@ -43,11 +42,6 @@ class Monitor:
             return self.answer
 
         return app
-
-
-def gpu(uuid: str, *, hard: bool = False) -> dict[str, Any]:
-    limits = {"hard": hard, "why": "" if hard else "This driver has none."}
-    return {"uuid": uuid, "name": "L40S", "memory_total": 48 * GIB, "error": None, "mig": None, "memory_limits": limits}
 
 
 def settings_of(folder: Path, gpus: str) -> Settings:
@@ -185,13 +179,13 @@ def test_a_damaged_file_costs_places_and_nothing_else(monitor: Monitor, tmp_path
 
 def test_a_share_is_enforced_where_the_driver_can(monitor: Monitor, tmp_path: Path) -> None:
     async def scenario() -> None:
-        monitor.devices = [gpu("GPU-a", hard=True)]
+        monitor.devices = [gpu("a", hard=True)]
         leases = Leases(settings_of(tmp_path, "shared:4"))
         await leases.acquire("ada/")
         assert "PYTORCH_ALLOC_CONF" not in leases.grant("ada/", cdi=False).environment
         assert leases.statement("ada/") == ""
         await leases.limit("ada/", "c" * 64, 4711)
-        assert monitor.limits == [{"container": "c" * 64, "pid": 4711, "gpu": "GPU-a", "bytes": 12 * GIB}]
+        assert monitor.limits == [{"container": "c" * 64, "pid": 4711, "gpu": "GPU-a", "bytes": 35 * GIB}]
         await leases.limit("nobody/", "c" * 64, 4711)
         assert len(monitor.limits) == 1
 
@@ -208,7 +202,7 @@ def test_a_share_that_is_not_enforced_is_said_to_be_so(
         assert leases.grant("ada/", cdi=False).environment["PYTORCH_ALLOC_CONF"]
         await leases.limit("ada/", "c" * 64, 4711)
         assert monitor.limits == []
-        monitor.devices = [gpu("GPU-a", hard=True)]
+        monitor.devices = [gpu("a", hard=True)]
         monitor.answer = {"hard": False, "why": "The container has no group of its own."}
         await leases.refresh()
         await leases.limit("ada/", "c" * 64, 4711)

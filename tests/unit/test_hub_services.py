@@ -6,21 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from traitlets.config import Config
 
-from gradlab.credentials import VARIABLES
-from gradlab.hub.config import configure
 from gradlab.settings import Settings
+from tests.hubs import SECRETS, hosted
 
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for number, variable in enumerate(VARIABLES.values()):
-        monkeypatch.setenv(variable, f"{number:064x}")
     monkeypatch.setenv("PGPASSWORD", "of postgres")
-    c = Config()
-    configure(c, Settings(spawner="docker", installation="gradlab-test", state_dir=tmp_path, profiles="postgres"))
-    return c
+    return hosted(monkeypatch, tmp_path, profiles="postgres")
 
 
 def service(config: Any, name: str) -> Any:
@@ -29,8 +23,7 @@ def service(config: Any, name: str) -> Any:
 
 
 def test_prometheus_may_read_metrics_and_nothing_else(config: Any) -> None:
-    number = list(VARIABLES).index("metrics_token")
-    assert service(config, "metrics") == {"name": "metrics", "api_token": f"{number:064x}"}
+    assert service(config, "metrics") == {"name": "metrics", "api_token": SECRETS["metrics_token"]}
     roles = [role for role in config.JupyterHub.load_roles if "metrics" in role.get("services", [])]
     assert roles == [{"name": "metrics", "services": ["metrics"], "scopes": ["read:metrics"]}]
 

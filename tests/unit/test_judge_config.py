@@ -10,6 +10,7 @@ import pytest
 from checker.engine import JudgeConfig
 from checker.sandbox.config import SandboxConfig
 from checker.sandbox.confinement import detect
+from checker.sandbox.docker import sweep
 from gradlab.errors import SettingsError
 from gradlab.judging import judge_config
 from gradlab.settings import Settings
@@ -62,6 +63,11 @@ def test_a_method_that_does_not_work_here_is_refused_with_the_setting_that_names
             )
     finally:
         detect.cache_clear()
+
+
+def test_no_containers_are_swept_that_are_of_no_installation() -> None:
+    with pytest.raises(ValueError, match=r"^Containers are found by their installation: give SandboxConfig.installa"):
+        sweep("")
 
 
 def test_the_pool_is_as_large_as_the_machine_is_good_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,21 @@ def test_a_name_of_the_list_needs_the_instructors_password_in_a_trial_too() -> N
         log_in_trial(login, "grace", "class-code")
 
 
+def test_a_learners_name_never_becomes_an_instructors() -> None:
+    login, db = ClassroomAuthenticator(config=configured(login="passwords")), database()
+    user = orm.User(name="ada")
+    user.groups.append(orm.Group(name="learners"))
+    db.add(user)
+    db.commit()
+    with pytest.raises(HTTPError) as caught:
+        log_in(login, "ada", "instructors-code", Handler(db))
+    assert (caught.value.status_code, caught.value.log_message) == (
+        403,
+        "The name 'ada' belongs to a learner, and a learner's name never becomes an instructor's. Log in under a name "
+        "of your own, for example 'ada-teaches'.",
+    )
+
+
 def log_in_trial(login: Any, name: str, password: str) -> Any:
     return asyncio.run(login.authenticate(Handler(database()), {"username": name, "password": password}))
 

@@ -58,7 +58,7 @@ SCRIPT = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty", "Sec-Fetch-Site":
 @pytest.fixture(scope="module")
 def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("portal")
-    with running_portal(folder, write_course(folder / "course").load()) as running:
+    with running_portal(folder, write_course(folder / "course").load(), gpus="exclusive") as running:
         number, _ = running.store.accept("mira", "tensors", running.notebook(), seed=1, now=1000.0)
         result = Result("rank_of", Outcome.FAILED, 0, 2, SECRET, (CheckLine("t", Outcome.FAILED, SECRET),), SECRET)
         running.store.record(number, verdict("tensors", result), now=1001.0)

@@ -68,3 +68,10 @@ def test_of_a_flood_that_comes_late_the_beginning_is_kept(says: Says) -> None:
     with pytest.raises(SandboxBroken):
         sandbox.receive(time.monotonic() + SECONDS)
     assert sandbox.take_output() == ""
+
+
+@pytest.mark.parametrize(("script", "told"), [("echo no room >&2", "no room"), ("exit 0", "it said nothing")])
+def test_a_holder_without_namespaces_is_told_with_its_last_words(script: str, told: str) -> None:
+    sandbox = ProcessSandbox(replace(CONFIG, method="unshare"))
+    with pytest.raises(OSError, match=f"^unshare made no namespaces: {told}$"):
+        sandbox._hold(["sh", "-c", script])

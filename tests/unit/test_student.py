@@ -347,6 +347,12 @@ def test_an_argument_that_has_grown_is_not_shown() -> None:
     )
 
 
+def test_what_ends_otherwise_than_an_agent_does_is_our_fault() -> None:
+    with pytest.raises(SandboxBroken, match=r"^the agent answered \{'n': 1, 'value': 3\} to the end$"):
+        student(value(3))._end()
+    student({"ended": {}})._end()
+
+
 def test_names_with_an_underscore_are_no_functions_of_the_learners() -> None:
     with pytest.raises(AttributeError):
         _ = student(None)._repr_html_
