@@ -51,7 +51,6 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
     _network = ""
     _delivered = ""
     _asked_to_stop = False
-    _refused = False
     _making: asyncio.Future[tuple[str, int]] | None = None
 
     @property
@@ -98,10 +97,10 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
             options["gpu"] = query["gpu"][0] in ("1", "true", "yes")
         return options
 
-    def get_options_form(self) -> str:
+    async def get_options_form(self) -> str:
         """A form after a refusal, for above one JupyterHub says why. Without one it starts a server without options, so
         without the GPU that was asked for, and says not a word."""
-        return _WITHOUT_OPTIONS if self._refused else ""
+        return _WITHOUT_OPTIONS if self.key in self.fleet.refused else ""
 
     def run_options_from_form(self, _form: dict[str, list[str]]) -> dict[str, Any]:
         return {}
@@ -140,7 +139,7 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
 
     async def run_pre_spawn_hook(self) -> None:
         """JupyterHub calls this before ``start``, and without its time limit."""
-        self._refused = True
+        self.fleet.refused.add(self.key)
         _check_options(self.user_options)
         self.fleet.hold(self)
         await self.fleet.ready()
@@ -152,7 +151,7 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
             except PoolEmpty as error:
                 raise SpawnException(str(error), reason="capacity", status_code=503) from None
             self.log.info("%s gets the GPU %s", self.holder, slot.id)
-        self._refused = False
+        self.fleet.refused.discard(self.key)
 
     async def start(self) -> tuple[str, int]:
         try:

@@ -68,6 +68,8 @@ class Fleet:
         )
         self.leases = Leases(settings)
         self.cdi = False
+        # Whose last start was refused; JupyterHub makes a new spawner after that.
+        self.refused: set[tuple[str, str]] = set()
         self._spawners: dict[tuple[str, str], Held] = {}
         self._ready: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -207,7 +207,7 @@ def test_a_pool_without_gpus_refuses_with_a_sentence(tmp_path: Path, require: Re
         assert not server.containers("server")
         xsrf = person.client.cookies.get("_xsrf", path="/hub/")
         started = person.client.post(f"{address}&_xsrf={xsrf}", follow_redirects=False)
-        assert (started.status_code, "opt-gpu" in started.headers["Location"]) == (302, False), started.headers
+        assert started.status_code == 302, started.text
         until(lambda: ready(person), what="a server without a GPU")
         give_up(person)
         person.start_server()

@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, require: Require) -> Iterat
     require("images")
     with pytest.MonkeyPatch.context() as patch, hosted(tmp_path_factory.mktemp("subdomains")) as server:
         _trust(patch, _certificate(server.folder / "tls"))
-        server.set(public_address=f"https://{HUB}:{server.port}", subdomains="true")
+        server.set(public_address=f"https://{HUB}:{server.port}", subdomains="true", gpus="exclusive")
         server.up()
         yield server
 
@@ -145,7 +145,7 @@ def test_links_in_pages_lead_to_the_right_hosts(server: Hosted, ada: Person) -> 
     page = ada.client.get(at(server, PORTAL, PORTAL_PATH)).text
     links = {link.partition("?")[0] for link in re.findall(r'href="([^"]+)"', page)}
     there = {link for link in links if "://" in link}
-    assert there == {at(server, HUB, "/hub/spawn"), at(server, HUB, "/hub/logout")}
+    assert there == {at(server, HUB, f"/hub/{page}") for page in ("spawn", "change-password", "logout")}
     assert all(link.startswith((PORTAL_PATH, "#")) for link in links - there)
     home = ada.client.get("/hub/home").text
     assert f'href="{PORTAL_PATH}"' in home
@@ -196,6 +196,9 @@ def test_a_person_comes_by_every_way_in_a_browser(server: Hosted, ada_there: Per
     attacked_from(server, page)
     page.goto(at(server, PORTAL, f"{PORTAL_PATH}gpu/tensors"))
     page.get_by_role("button", name="Restart with a GPU").click()
+    # The hub's answer: by a form, and from host to host. This machine has none.
+    expect(page.get_by_text("This server has no GPU.")).to_be_visible(timeout=30_000)
+    page.get_by_role("button", name="Start").click()
     page.wait_for_url(at(server, ADA, "/user/ada/lab/tree/04_tensors.ipynb**"), timeout=30_000)
     page.goto(at(server, HUB, "/hub/home"))
     page.get_by_role("link", name="Password").click()
