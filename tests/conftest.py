@@ -89,10 +89,14 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the shared server go to one process (with --dist loadgroup), or each would start a server of its own."""
+    """Tests of the shared server go to one process (with --dist loadgroup), or each would start a server of its own.
+
+    It is the one of the tests that change this machine's networks: of the shared server's some have a browser, and
+    Chromium gives up what it loads when networks come or go.
+    """
     for item in items:
         if "running_server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("running_server"))
+            item.add_marker(pytest.mark.xdist_group("networks"))
             item.add_marker(pytest.mark.hub)
 
 

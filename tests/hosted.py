@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import docker
 import httpx
@@ -72,7 +73,9 @@ class Hosted:
     def _answers(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
             portal, hub = (httpx.get(self.url + path, timeout=5) for path in ("/services/portal/", "/hub/health"))
-            return portal.is_redirect and hub.status_code == 200
+            # Where the proxy has no route to the portal yet, the hub answers in its place, and redirects below itself.
+            leads = urlsplit(portal.headers.get("Location", "")).path
+            return portal.is_redirect and leads != "/hub/services/portal/" and hub.status_code == 200
         return False
 
     def logs(self) -> str:

@@ -10,7 +10,8 @@ from tests.browser.notebooks import kernel_ready, run, type_into
 from tests.servers import RunningServer
 from tests.waiting import until
 
-pytestmark = pytest.mark.browser
+# tests/conftest.py says why they have the group of those that change networks.
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("networks")]
 
 RANK_OF = "def rank_of(x: torch.Tensor) -> int:\n    return x.ndim"
 DOUBLE = "def double(x: torch.Tensor) -> torch.Tensor:\n    return 2 * x"

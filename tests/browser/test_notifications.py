@@ -14,7 +14,8 @@ from tests.browser.notebooks import kernel_ready
 from tests.servers import RunningServer
 from tests.waiting import until
 
-pytestmark = pytest.mark.browser
+# tests/conftest.py says why they have the group of those that change networks.
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("networks")]
 
 IDLE = "Your server holds a GPU and has not computed anything for 30 minutes. <b>Soon</b> it is stopped. "
 # What the browser does when the window comes into sight: then a page asks at once, and not only every half minute.

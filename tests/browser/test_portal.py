@@ -14,7 +14,8 @@ from tests.courses import write_course
 from tests.portals import PREFIX, Running, running_portal, verdict
 from tests.waiting import until
 
-pytestmark = pytest.mark.browser
+# tests/conftest.py says why they have the group of those that change networks.
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("networks")]
 
 
 @pytest.fixture(scope="module")

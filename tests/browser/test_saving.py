@@ -20,7 +20,8 @@ from tests.browser.conftest import NewPage
 from tests.browser.notebooks import STUB, cell, kernel_ready, lab_notebook, run, sources, type_into, write
 from tests.fake_portal import TOKEN, FakePortal, fake_portal, result, verdict
 
-pytestmark = pytest.mark.browser
+# tests/conftest.py says why they have the group of those that change networks.
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("networks")]
 
 LABKIT = Path(__file__).resolve().parents[2] / "labkit"
 RIGHT = "def rank_of(x):\n    return x.dim()"

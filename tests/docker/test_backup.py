@@ -19,7 +19,7 @@ from tests.hosted import Hosted, hosted
 from tests.operating import another, backup, equip, script, write_env
 from tests.servers import Person
 
-pytestmark = pytest.mark.xdist_group("backup")
+pytestmark = pytest.mark.xdist_group("networks")
 
 # A learner's work: files of every kind, and a verdict.
 WORK = """

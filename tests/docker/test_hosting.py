@@ -17,7 +17,7 @@ from tests.hosted import Hosted, hosted
 from tests.servers import Kernel, KernelDied, Person
 from tests.waiting import until
 
-pytestmark = pytest.mark.xdist_group("hosting")
+pytestmark = pytest.mark.xdist_group("networks")
 
 # As a learner does it, but for the code, which the notebook of the real course has a stub of.
 SOLVE = """
@@ -280,7 +280,7 @@ def test_work_survives_another_image(server: Hosted) -> None:
     first = server.server("upgraded").image.id
     person.stop_server()
     newer = server.engine.images.build(
-        fileobj=io.BytesIO(b"FROM gradlab-lab\nLABEL newer=yes\n"), tag=f"{server.name}-newer"
+        fileobj=io.BytesIO(b"FROM gradlab-lab\nLABEL newer=yes\n"), tag=f"{server.name}-newer", rm=True
     )[0]
     (server.folder / ".env").write_text(
         (server.folder / ".env").read_text() + f"GRADLAB_LEARNER_IMAGE={server.name}-newer\n"
@@ -296,7 +296,7 @@ def test_work_survives_another_image(server: Hosted) -> None:
     def refused(dockerfile: bytes) -> str:
         server.engine.images.remove(f"{server.name}-newer", force=True)
         if dockerfile:
-            server.engine.images.build(fileobj=io.BytesIO(dockerfile), tag=f"{server.name}-newer")
+            server.engine.images.build(fileobj=io.BytesIO(dockerfile), tag=f"{server.name}-newer", rm=True)
         answer = person.api("POST", "/hub/api/users/upgraded/server")
         return str(answer.json()["message"])
 

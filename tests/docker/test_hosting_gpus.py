@@ -23,7 +23,7 @@ from tests.hosted import Hosted, docker_socket, hosted
 from tests.servers import Person
 from tests.waiting import until
 
-pytestmark = pytest.mark.xdist_group("hosting")
+pytestmark = pytest.mark.xdist_group("networks")
 
 GPU = "GPU-11111111-2222-3333-4444-555555555555"
 DRIVER = {

@@ -14,6 +14,8 @@ from docker.models.containers import Container
 from gradlab.hub.networks import Networks
 from tests.conftest import Require
 
+pytestmark = pytest.mark.xdist_group("networks")
+
 NAME = f"gradlab-test-{uuid.uuid4().hex[:8]}"
 RANGE = IPv4Network(f"10.{214 + uuid.uuid4().int % 30}.{uuid.uuid4().int % 256}.0/24")
 

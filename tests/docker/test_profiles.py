@@ -20,7 +20,7 @@ from tests.operating import backup, equip, script, write_env
 from tests.postgres import postgres_image
 from tests.waiting import until
 
-pytestmark = pytest.mark.xdist_group("backup")
+pytestmark = pytest.mark.xdist_group("networks")
 
 # Asks as the real one does what its configuration names, with the token from the file.
 PROMETHEUS = """#!/usr/bin/env python

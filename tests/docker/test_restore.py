@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import Require
 from tests.operating import backup, equip, script, write_env
 
-pytestmark = pytest.mark.xdist_group("backup")
+pytestmark = pytest.mark.xdist_group("networks")
 
 # Two databases, one of them with a server that ran, and what is not to be copied.
 STATE = """

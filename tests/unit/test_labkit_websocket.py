@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +14,10 @@ from labkit.websocket import PromptConnection
 
 
 def test_the_socket_is_told_to_send_at_once_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=lambda: listener.accept()[0].close()).start()
-    with listener, socket.create_connection(listener.getsockname()) as connection:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as connection,
+    ):
         told = []
 
         def set_nodelay(value: bool) -> None:
