@@ -15,6 +15,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from labkit.forkserver import die_with_parent
+
 __all__ = ["load_lazy_parts", "load_what_it_loads"]
 
 _LONGEST_SECONDS = 60
@@ -23,8 +25,12 @@ _LONGEST_SECONDS = 60
 def load_what_it_loads(rehearsal: Callable[[], None]) -> list[str]:
     """Import here what ``rehearsal`` imports when it runs in a child; the names."""
     read, write = os.pipe()
-    child = os.fork()
+    server, child = os.getpid(), os.fork()
     if child == 0:
+        # It has the server's listening socket, too: who asks a server that was killed would wait for this child's end.
+        die_with_parent()
+        if os.getppid() != server:
+            os._exit(0)
         _rehearse(rehearsal, read, write)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:

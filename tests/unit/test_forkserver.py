@@ -287,6 +287,15 @@ def test_whoever_asks_one_that_ends_while_it_starts_is_told_so_at_once() -> None
                 asyncio.run(fork_soon(path, request, timeout=60))
 
 
+def test_one_that_is_killed_while_it_rehearses_keeps_nobody_waiting() -> None:
+    script = "import time\nfrom labkit.rehearsal import load_what_it_loads\nload_what_it_loads(lambda: time.sleep(60))"
+    with server("-c", script) as (path, process):
+        until(lambda: psutil.Process(process.pid).children(), what="the rehearsal")
+        process.kill()
+        with pytest.raises(ConnectionError, match="the fork server has ended"):
+            fork(path, {"run": "tests.forked:status", "status": 0}, timeout=30)
+
+
 def test_one_that_only_hangs_is_waited_for_as_long_as_one_likes() -> None:
     with server("-c", "import time; time.sleep(60)") as (path, _), pytest.raises(TimeoutError):
         fork(path, {"run": "tests.forked:status"}, timeout=0.2)
