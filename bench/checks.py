@@ -25,7 +25,7 @@ from bench.formats import exercises
 from bench.kernels import LAB_KERNELS, jupyter_server, kernel_ready, no_kernel
 from bench.machine import this_machine
 from bench.measure import Failed
-from bench.report import Kernels, Machine, Row, markdown, table, targets, targets_table
+from bench.report import Kernels, Machine, Row, markdown, publish, table, targets
 from bench.tools import MANY, Tool
 from checker.sandbox.confinement import detect
 
@@ -58,16 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     found = targets({row.key: row for row in rows}, kernels)
     console.print(table(rows))
-    console.print(targets_table(found))
-    if options.quick:
-        console.print("So few repetitions tell little: docs/benchmarks.md is left as it is.")
-    else:
-        PAGE.write_text(markdown(rows, kernels, _machine(), breakdowns), encoding="utf-8")
-        console.print(f"Written to docs/{PAGE.name}.")
-    missed = [target.name for target in found if target.met is False]
-    if missed:
-        console.print(f"Missed: {'; '.join(missed)}.")
-    return 1 if missed else 0
+    text = None if options.quick else lambda: markdown(rows, kernels, _machine(), breakdowns)
+    return publish(found, console, PAGE, text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Memory, Sample, median, quantile
@@ -19,6 +21,7 @@ __all__ = [
     "grid",
     "markdown",
     "plain",
+    "publish",
     "table",
     "targets",
     "targets_table",
@@ -161,6 +164,20 @@ def table(rows: Sequence[Row]) -> Table:
     for row in rows:
         made.add_row(*cells(row, ours), style="bold" if row is ours else None)
     return made
+
+
+def publish(found: Sequence[Target], console: Console, page: Path, text: Callable[[], str] | None) -> int:
+    """Print the targets and write the page, unless there is no ``text`` for it; the exit status: 1 if one is missed."""
+    console.print(targets_table(found))
+    if text is None:
+        console.print(f"So few repetitions tell little: docs/{page.name} is left as it is.")
+    else:
+        page.write_text(text(), encoding="utf-8")
+        console.print(f"Written to docs/{page.name}.")
+    missed = [target.name for target in found if target.met is False]
+    if missed:
+        console.print(f"Missed: {'; '.join(missed)}.")
+    return 1 if missed else 0
 
 
 def targets_table(found: Sequence[Target]) -> Table:

@@ -1,5 +1,7 @@
 """Two hosted servers to compare: ours as docker-compose.yml starts it, and JupyterHub with a bare DockerSpawner.
 
+Both are driven as the tests drive a hosted server (``tests/hosted.py``, ``tests/servers.py``).
+
 The bare one is what DockerSpawner's documentation leads to: its defaults, a dummy login, containers that are removed
 when they stop, and an image with JupyterLab, jupyterhub-singleuser and torch in it (``bench/stock/Dockerfile``).
 """
@@ -97,15 +99,16 @@ def _learners(server: Hosted, number: int) -> list[Person]:
 @contextlib.contextmanager
 def bare(folder: Path, people: int) -> Iterator[Site]:
     """JupyterHub with DockerSpawner's defaults, in a process of this machine."""
-    name, token, port = f"gradlab-bench-{uuid.uuid4().hex[:8]}", secrets.token_hex(16), Ports.choose().hub
-    with contextlib.closing(docker.from_env()) as engine:
+    name, token, ports = f"gradlab-bench-{uuid.uuid4().hex[:8]}", secrets.token_hex(16), Ports.choose()
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(contextlib.closing(docker.from_env()))
         _build_stock(engine)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "jupyterhub_config.py").write_text(
             _CONFIGURATION.format(
-                port=port,
-                hub=Ports.choose().hub,
-                proxy=Ports.choose().hub,
+                port=ports.portal,
+                hub=ports.hub,
+                proxy=ports.proxy,
                 address=engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"],
                 node=node(),
                 script=PROXY_SCRIPT,
@@ -123,9 +126,10 @@ def bare(folder: Path, people: int) -> Iterator[Site]:
                 start_new_session=True,
             )
         try:
-            url = f"http://127.0.0.1:{port}"
+            url = f"http://127.0.0.1:{ports.portal}"
             until(lambda: _answers(f"{url}/hub/health", process), seconds=60, what="the bare hub's answer")
-            found = [_learner(url, f"learner-{index}", token) for index in range(people)]
+            clients = [stack.enter_context(httpx.Client(base_url=url, timeout=60)) for _ in range(people)]
+            found = [_learner(client, f"learner-{index}", token) for index, client in enumerate(clients)]
             yield Site("bare DockerSpawner", psutil.Process(process.pid), found, engine, f"{name}-")
         finally:
             os.killpg(process.pid, signal.SIGTERM)
@@ -134,8 +138,8 @@ def bare(folder: Path, people: int) -> Iterator[Site]:
                 container.remove(force=True, v=True)
 
 
-def _learner(url: str, name: str, token: str) -> Person:
-    person = Person(name, httpx.Client(base_url=url, timeout=60), token)
+def _learner(client: httpx.Client, name: str, token: str) -> Person:
+    person = Person(name, client, token)
     answer = person.api("POST", f"/hub/api/users/{name}")
     assert answer.status_code == 201, answer.text
     return person

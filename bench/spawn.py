@@ -25,7 +25,7 @@ from rich.table import Table
 from bench.environments import BenchError
 from bench.machine import this_machine
 from bench.measure import Failed, median, private_memory
-from bench.report import Machine, Target, grid, plain, targets_table
+from bench.report import Machine, Target, grid, plain, publish
 from bench.sites import Site, bare, ours
 from tests.servers import Kernel, Person
 from tests.waiting import until
@@ -68,17 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     bounds = targets(*found)
     console.print(table(found))
-    console.print(targets_table(bounds))
-    if options.quick:
-        console.print(f"So few repetitions tell little: docs/{PAGE.name} is left as it is.")
-    else:
-        versions = {name: version(name) for name in ("jupyterhub", "dockerspawner", "jupyterlab", "torch", "gradlab")}
-        PAGE.write_text(markdown(found, bounds, this_machine(versions, "make bench-hosting")), encoding="utf-8")
-        console.print(f"Written to docs/{PAGE.name}.")
-    missed = [target.name for target in bounds if target.met is False]
-    if missed:
-        console.print(f"Missed: {'; '.join(missed)}.")
-    return 1 if missed else 0
+    text = None if options.quick else lambda: markdown(found, bounds, _machine())
+    return publish(bounds, console, PAGE, text)
+
+
+def _machine() -> Machine:
+    names = ("jupyterhub", "dockerspawner", "jupyterlab", "torch", "gradlab")
+    return this_machine({name: version(name) for name in names}, "make bench-hosting")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _START_SECONDS = 120
 _COLD_AT_ONCE = 2
+_FORK_SECONDS = 10.0  # of a fork server that has loaded everything: longer, and it hangs
 _LOOK_SECONDS = 0.5  # how often it is looked whether a kernel that says nothing still lives
 
 
@@ -54,8 +55,8 @@ class _JudgeSpecs(KernelSpecManager):  # type: ignore[misc]
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         # -P: nothing is imported from the working directory.
         argv = [sys.executable, "-P", "-m", "checker.kernel", "-f", "{connection_file}"]
-        origin = {"provisioner_name": "gradlab-fork", "config": {"server": self.server, "run": "checker.kernel:forked"}}
-        metadata = {"kernel_provisioner": origin} if self.server else {}
+        how = {"server": self.server, "run": "checker.kernel:forked", "patience": _FORK_SECONDS}
+        metadata = {"kernel_provisioner": {"provisioner_name": "gradlab-fork", "config": how}} if self.server else {}
         return KernelSpec(argv=argv, display_name="Gradlab judge", language="python", metadata=metadata)
 
 

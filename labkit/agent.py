@@ -13,6 +13,7 @@ import contextlib
 import os
 import select
 import signal
+import stat
 import sys
 import traceback
 from pathlib import Path
@@ -38,6 +39,11 @@ def main() -> None:
 
     ``--warm``: load first what a program would wait for later. ``--alone``: in a PID namespace with nobody else.
     """
+    mode = os.fstat(0).st_mode
+    if not stat.S_ISFIFO(mode) and not stat.S_ISSOCK(mode):
+        sys.exit(
+            "labkit.agent is started by the judge, which speaks to it through a pipe. To check a notebook: lab.check"
+        )
     # A parent that ran one multi-threaded operation leaves forked children that hang in their first one.
     torch.set_num_threads(1)
     if "--warm" in sys.argv:

@@ -117,21 +117,21 @@ def fork(path: str, request: dict[str, Any], descriptors: Sequence[int] = (), *,
     OSError if there is no such server, it has ended, it has found itself unfit, it cannot fork, or it does not answer
     within ``timeout`` seconds.
     """
-    with _asked(path, request, descriptors) as connection:
+    with _asked(path, request, descriptors, timeout) as connection:
         connection.settimeout(timeout)
         return _answered(connection, connection.recv(_LARGEST))
 
 
 async def fork_soon(path: str, request: dict[str, Any], *, timeout: float) -> Forked:
     """As :func:`fork`, without blocking the event loop meanwhile."""
-    with _asked(path, request, ()) as connection:
+    with _asked(path, request, (), timeout) as connection:
         connection.setblocking(False)
         answer = asyncio.get_running_loop().sock_recv(connection, _LARGEST)
         return _answered(connection, await asyncio.wait_for(answer, timeout))
 
 
 @contextlib.contextmanager
-def _asked(path: str, request: dict[str, Any], descriptors: Sequence[int]) -> Iterator[socket.socket]:
+def _asked(path: str, request: dict[str, Any], descriptors: Sequence[int], timeout: float) -> Iterator[socket.socket]:
     """A connection on which the request was sent; it stays open if all goes well."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -143,6 +143,8 @@ def _asked(path: str, request: dict[str, Any], descriptors: Sequence[int]) -> It
         connection.close()
         if isinstance(error, ConnectionError):  # refused, or reset while it waited for its turn
             raise ConnectionError("the fork server has ended") from error
+        if isinstance(error, TimeoutError):
+            raise TimeoutError(f"the fork server has not answered for {timeout:g} s") from error
         raise
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.provisioning import LocalProvisioner
-from traitlets import Unicode, default
+from traitlets import Float, Unicode, default
 
 from labkit.forkserver import Forked, fork_soon
 
@@ -26,16 +26,17 @@ log = logging.getLogger(__name__)
 
 SOCKET = "LABKIT_FORK_SERVER"
 
-# A fork server that has just been started needs some seconds to load, on a busy core many. A cold kernel would have to
-# load the same and be in its way; it is for when the server hangs. (If it has ended, that is known at once.)
-_FORK_SECONDS = 40.0
-
 
 class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]
-    """``server`` is the fork server's socket, by default the one that the environment names; ``run`` what it calls."""
+    """``server`` is the fork server's socket, by default the one that the environment names; ``run`` what it calls.
+
+    ``patience``: seconds that a fork may take. A fork server that has just been started needs some to load, on a busy
+    core many; a cold kernel would have to load the same and be in its way. (If it has ended, that is known at once.)
+    """
 
     server = Unicode().tag(config=True)
     run = Unicode("labkit.kernel:forked").tag(config=True)
+    patience = Float(40.0).tag(config=True)
 
     @default("server")  # type: ignore[untyped-decorator]
     def _named_by_the_environment(self) -> str:
@@ -47,7 +48,7 @@ class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]
         environment = kwargs["env"] | {"JPY_PARENT_PID": str(os.getpid())}
         request = {"run": self.run, "argv": cmd, "environment": environment, "cwd": str(Path(cwd).absolute())}
         try:
-            self.process = await fork_soon(self.server, request, timeout=_FORK_SECONDS)
+            self.process = await fork_soon(self.server, request, timeout=self.patience)
         except OSError as error:
             log.info("No kernel could be forked (%s); it is started instead.", error)
             return await super().launch_kernel(cmd, **kwargs)

@@ -23,6 +23,13 @@ class Line:
         self.slots = tuple(Slot(f"GPU-{number}") for number in range(gpus))
         self.queue = Queue(Pool(self.slots, lasted=lasted), clock=lambda: self.now, every=every)
 
+    async def behind(self, holder: str, *waiters: str) -> list[asyncio.Task[Slot]]:
+        """One who holds a slot, and others who have asked after that."""
+        await self.queue.acquire(holder)
+        tasks = [asyncio.create_task(self.queue.acquire(name)) for name in waiters]
+        await turns()
+        return tasks
+
     @property
     def holders(self) -> list[str]:
         return [holder["holder"] for slot in self.queue.snapshot()["slots"] for holder in slot["holders"]]

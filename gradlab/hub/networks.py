@@ -91,9 +91,9 @@ class Networks:
         """Connect services that were started anew to every network."""
         with self._lock:
             for name in list(self._subnets):
-                if self._exists(name):
+                try:
                     self._connect(name)
-                else:
+                except NotFound:
                     self._forget(name)
 
     def _exists(self, name: str) -> bool:

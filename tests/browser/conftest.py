@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,15 +27,25 @@ PATIENCE_MS = 90_000
 NewPage = Callable[[BrowserContext | None], Page]
 
 
-@pytest.fixture(scope="module")
-def browser(require: Require) -> Iterator[Browser]:
-    """One Chromium for a file, and gone after it: while Playwright is there, no other event loop can run."""
-    require("chromium")
-    expect.set_options(timeout=PATIENCE_MS)
+@contextlib.contextmanager
+def chromium(patience_ms: int = PATIENCE_MS) -> Iterator[Browser]:
+    """A Chromium in which that is waited for what appears. While Playwright is there, no other event loop can run."""
+    expect.set_options(timeout=patience_ms)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+            expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="module")
+def browser(require: Require) -> Iterator[Browser]:
+    """One for a file, and gone after it."""
+    require("chromium")
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def new_context(browser: Browser) -> BrowserContext:

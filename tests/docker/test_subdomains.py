@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import ssl
 import time
@@ -16,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 import websocket
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect
 
-from tests.browser.conftest import FLAGS, PATIENCE_MS
+from tests.browser.conftest import chromium
 from tests.browser.notebooks import kernel_ready, run, type_into
 from tests.certificates import certified
 from tests.conftest import Require
@@ -84,12 +83,8 @@ def ada_there(server: Hosted, ada: Person) -> Iterator[Person]:
 @pytest.fixture
 def browser(require: Require) -> Iterator[Browser]:
     require("chromium")
-    expect.set_options(timeout=JOURNEY_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
+    with chromium(JOURNEY_MS) as browser:
         yield browser
-        browser.close()
-    expect.set_options(timeout=PATIENCE_MS)  # as other tests have it
 
 
 def at(server: Hosted, host: str, path: str = "") -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from bench.measure import Memory, Sample
-from bench.report import Kernels, Machine, Row, cells, markdown, table, targets, targets_table
+from bench.report import Kernels, Machine, Row, Target, cells, markdown, publish, table, targets, targets_table
 
 MACHINE = Machine("2026-01-31", 2, "Some Processor", 23.4, {"Python": "3.11.7", "nbgrader": "0.9.5"}, "make bench")
 
@@ -153,3 +154,17 @@ def test_the_page_takes_our_checks_apart_above_the_floor() -> None:
     assert "takes 18.5 ms" in page
     assert "|  | tool process |" in page
     assert "| second | 2.5 |" in page
+
+
+def test_a_page_is_written_unless_the_run_was_quick_and_what_is_missed_is_named(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    met, missed = Target("as fast", 1.0, 1.0, "s"), Target("half the memory", 2.0, 1.0, "MiB")
+    said = io.StringIO()
+    console = Console(file=said, width=140)
+    assert publish([met, missed], console, page, None) == 1
+    assert not page.exists()
+    assert "docs/benchmarks.md is left as it is." in said.getvalue()
+    assert said.getvalue().splitlines()[-1] == "Missed: half the memory."
+    assert publish([met], console, page, lambda: "the page") == 0
+    assert page.read_text() == "the page"
+    assert said.getvalue().splitlines()[-1] == "Written to docs/benchmarks.md."

@@ -196,7 +196,7 @@ def test_no_server_and_one_that_does_not_answer_are_errors_of_the_system(tmp_pat
     ):
         deaf.bind(f"{folder}/s")
         deaf.listen()
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"the fork server has not answered for 0\.1 s"):
             fork(f"{folder}/s", {}, timeout=0.1)
 
 

@@ -164,9 +164,7 @@ def test_a_line_goes_on_when_gpus_come_back() -> None:
 def test_a_watcher_hears_at_once_at_every_change_and_no_more_after_the_end() -> None:
     async def scenario() -> None:
         line = Line()
-        await line.queue.acquire("ada")
-        ben, cyd = (asyncio.create_task(line.queue.acquire(name)) for name in ("ben", "cyd"))
-        await turns()
+        ben, cyd = await line.behind("ada", "ben", "cyd")
         heard: list[list[int]] = [[], [], []]
 
         async def listen(into: list[int]) -> None:
@@ -201,9 +199,7 @@ def test_a_watcher_of_somebody_who_does_not_wait_hears_nothing() -> None:
 def test_a_watcher_hears_every_so_often_even_if_nothing_happens() -> None:
     async def scenario() -> None:
         line = Line(every=0.01)
-        await line.queue.acquire("ada")
-        ben = asyncio.create_task(line.queue.acquire("ben"))
-        await turns()
+        (ben,) = await line.behind("ada", "ben")
         heard = []
         async for waiting in line.queue.watch("ben"):
             heard.append(waiting)

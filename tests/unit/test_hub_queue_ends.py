@@ -21,9 +21,7 @@ from tests.lines import NEVER, Line, cancelled, run, turns
 def test_cancelling_a_waiter_frees_the_place_at_once() -> None:
     async def scenario() -> None:
         line = Line()
-        await line.queue.acquire("ada")
-        ben, cyd = (asyncio.create_task(line.queue.acquire(name)) for name in ("ben", "cyd"))
-        await turns()
+        ben, cyd = await line.behind("ada", "ben", "cyd")
         ben.cancel()
         assert await cancelled(ben)
         assert line.waiters == ["cyd"]
@@ -38,9 +36,7 @@ def test_cancelling_a_waiter_frees_the_place_at_once() -> None:
 def test_being_granted_and_cancelled_in_one_turn_leaks_nothing(first: str, between: int) -> None:
     async def scenario() -> None:
         line = Line()
-        await line.queue.acquire("ada")
-        ben, cyd = (asyncio.create_task(line.queue.acquire(name)) for name in ("ben", "cyd"))
-        await turns()
+        ben, cyd = await line.behind("ada", "ben", "cyd")
         if first == "release":
             line.queue.release("ada")
             await turns(between)
@@ -64,9 +60,7 @@ def test_the_one_turn_between_grant_and_wake_up_is_covered() -> None:
 
     async def scenario() -> None:
         line = Line()
-        await line.queue.acquire("ada")
-        ben = asyncio.create_task(line.queue.acquire("ben"))
-        await turns()
+        (ben,) = await line.behind("ada", "ben")
         line.queue.release("ada")
         assert line.holders == ["ben"]
         ben.cancel()
@@ -131,9 +125,7 @@ def test_a_wait_that_is_dropped_unfinished_frees_the_place() -> None:
 def test_calls_for_one_holder_share_place_and_slot_until_the_last_has_gone(leaves: int, between: int) -> None:
     async def scenario() -> None:
         line = Line()
-        await line.queue.acquire("ada")
-        one, *others = (asyncio.create_task(line.queue.acquire("ben")) for _ in range(3))
-        await turns()
+        one, *others = await line.behind("ada", "ben", "ben", "ben")
         assert line.waiters == ["ben"]
         one.cancel()
         assert await cancelled(one)
@@ -154,9 +146,7 @@ def test_calls_for_one_holder_share_place_and_slot_until_the_last_has_gone(leave
 def test_the_last_of_several_calls_to_go_gives_the_slot_back() -> None:
     async def scenario() -> None:
         line = Line()
-        await line.queue.acquire("ada")
-        calls = [asyncio.create_task(line.queue.acquire("ben")) for _ in range(3)]
-        await turns()
+        calls = await line.behind("ada", "ben", "ben", "ben")
         line.queue.release("ada")
         for call in calls:
             call.cancel()
@@ -169,9 +159,7 @@ def test_the_last_of_several_calls_to_go_gives_the_slot_back() -> None:
 def test_a_slot_released_before_its_waiter_woke_up_is_waited_for_again() -> None:
     async def scenario() -> None:
         line = Line()
-        await line.queue.acquire("ada")
-        ben = asyncio.create_task(line.queue.acquire("ben"))
-        await turns()
+        (ben,) = await line.behind("ada", "ben")
         line.queue.release("ada")
         line.queue.release("ben")  # a stop that comes at the wrong moment
         assert await ben == line.slots[0]
@@ -183,9 +171,7 @@ def test_a_slot_released_before_its_waiter_woke_up_is_waited_for_again() -> None
 def test_a_waiter_whose_container_turns_out_to_run_keeps_its_slot_even_if_cancelled() -> None:
     async def scenario() -> None:
         line = Line()
-        await line.queue.acquire("ada")
-        ben, cyd = (asyncio.create_task(line.queue.acquire(name)) for name in ("ben", "cyd"))
-        await turns()
+        ben, cyd = await line.behind("ada", "ben", "cyd")
         line.queue.restore({"ben": "GPU-9/1of1", "cyd": "GPU-8/1of1"})
         ben.cancel()
         assert await cancelled(ben)

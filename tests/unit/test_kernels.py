@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from checker.sandbox.config import SandboxConfig
 from checker.sandbox.confinement import detect
 from checker.workplace import Workplace
 from gradlab.settings import ROOT
+from labkit.forkserver import Forked
 from tests.attacks.conftest import RIGHT, attacked_lab, attacks_notebook
 from tests.conftest import Require
 from tests.waiting import ended, until
@@ -140,6 +142,23 @@ def test_as_many_kernels_are_forked_at_once_as_there_are_cores_and_two_started_c
     pool.close()
     assert max(seen) <= most
     assert not meeting.broken
+
+
+def test_a_fork_server_that_hangs_holds_a_kernel_up_and_no_more(
+    pool: KernelPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("checker.kernels._FORK_SECONDS", 0.5)
+    pool._nursery.ensure()
+    judges = pool._nursery._judges
+    assert judges is not None
+    judges.send_signal(signal.SIGSTOP)
+    try:
+        kernel = pool.take()
+        assert not isinstance(kernel.provisioner.process, Forked)
+        assert kernel.is_alive()
+    finally:
+        judges.send_signal(signal.SIGCONT)
+    pool.discard(kernel)
 
 
 def test_a_kernel_that_died_while_it_waited_is_not_handed_out(pool: KernelPool) -> None:

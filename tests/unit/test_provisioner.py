@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,11 @@ import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
+from traitlets.config import Config
 
 from gradlab.settings import ROOT
 from labkit import serverextension
-from labkit.forkserver import Forked, fork
+from labkit.forkserver import Forked, fork, listen
 from labkit.provisioner import SOCKET
 from tests.waiting import until
 
@@ -44,11 +46,11 @@ def nursery() -> Iterator[str]:
 class Lab:
     """One kernel of the spec that learners' notebooks use."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, config: Config | None = None) -> None:
         specs = KernelSpecManager()
         specs.kernel_dirs = [str(ROOT / "labkit" / "kernels")]
         self.manager = KernelManager(
-            kernel_name="python3", kernel_spec_manager=specs, transport="ipc", ip=f"{folder}/socket"
+            kernel_name="python3", kernel_spec_manager=specs, transport="ipc", ip=f"{folder}/socket", config=config
         )
         environment = os.environ | {"PYTHONPATH": str(ROOT), "MINE": "yes"}
         self.manager.start_kernel(cwd=str(folder), env=environment, extra_arguments=list(arguments))
@@ -181,6 +183,21 @@ def test_without_a_fork_server_it_is_started_by_its_command_line(
     try:
         assert not isinstance(lab.manager.provisioner.process, Forked)
         assert lab.run("value = lab.check.__module__") == "'labkit'"
+    finally:
+        lab.client.stop_channels()
+        lab.manager.shutdown_kernel(now=True)
+
+
+def test_a_fork_server_that_hangs_is_waited_for_as_long_as_was_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="labkit.provisioner")
+    monkeypatch.setenv(SOCKET, f"{folder}/hangs")
+    with closing(listen(f"{folder}/hangs")):
+        lab = Lab(folder, config=Config(ForkProvisioner={"patience": 0.5}))
+    try:
+        assert not isinstance(lab.manager.provisioner.process, Forked)
+        assert "No kernel could be forked (the fork server has not answered for 0.5 s); it is started" in caplog.text
     finally:
         lab.client.stop_channels()
         lab.manager.shutdown_kernel(now=True)

@@ -83,14 +83,19 @@ def requirements_of(header):
     return [Requirement(line) for line in header.get_all("Requires-Dist") or ()]
 
 
+def needed_here(header):
+    """Names, as METADATA has them, whose marker is true in this interpreter without any extra."""
+    found = requirements_of(header)
+    return [one.name for one in found if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
 def passport_of(name):
     header = importlib.metadata.metadata(name)
-    here = [r for r in requirements_of(header) if r.marker is None or r.marker.evaluate({"extra": ""})]
     parts = re.split(r"\bAND\b|\bOR\b|[()]", header["License-Expression"] or "")
     return {
         "summary": header["Summary"],
         "python": header["Requires-Python"],
-        "needs": sorted({r.name for r in here}),
+        "needs": sorted(set(needed_here(header))),
         "licences": sorted({part.strip() for part in parts if part.strip()}),
     }
 
@@ -137,7 +142,7 @@ def headers():
         if name not in found:
             text = importlib.metadata.distribution(name).read_text("METADATA")
             found[name] = email.message_from_string(text.partition("\n\n")[0] + "\n\n")
-            names += [r.name for r in requirements_of(found[name]) if r.marker is None or r.marker.evaluate({"extra": ""})]
+            names += needed_here(found[name])
     return {name: header for name, header in found.items() if header["Summary"]}
 
 
