@@ -41,6 +41,13 @@ except GradlabError as error:
 """
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """A process's command and arguments; none of one that has ended since it was found."""
+    with suppress(psutil.NoSuchProcess):
+        return list(process.cmdline())
+    return []
+
+
 @dataclass
 class Person:
     """Somebody who logged in: a client with their cookies, and a token of theirs for the APIs."""

@@ -13,7 +13,7 @@ from gradlab.hub.environment import uid_of
 from gradlab.hub.processes import tree
 from gradlab.settings import ROOT
 from tests.conftest import Require
-from tests.servers import Kernel, Person, RunningServer, login_error
+from tests.servers import Kernel, Person, RunningServer, command_line, login_error
 from tests.waiting import until
 
 
@@ -282,9 +282,9 @@ def test_stopping_a_server_ends_its_whole_tree(running_server: RunningServer) ->
     kernel.close()
 
     def sleepers() -> list[psutil.Process]:
-        return [p for p in running_server.processes() if p.cmdline()[-2:] == ["sleep", "4321"]]
+        return [p for p in running_server.processes() if command_line(p)[-2:] == ["sleep", "4321"]]
 
     until(sleepers, what="the daemon's start")
     person.stop_server()
     assert sleepers() == []
-    assert [p for p in tree(running_server.process.pid) if "--user=stops" in p.cmdline()] == []
+    assert [p for p in tree(running_server.process.pid) if "--user=stops" in command_line(p)] == []

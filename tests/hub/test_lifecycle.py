@@ -18,7 +18,7 @@ import pytest
 from gradlab.settings import Settings
 from tests.conftest import Require
 from tests.courses import write_course
-from tests.servers import SERVE, RunningServer, launch, reachable, settings_for, start
+from tests.servers import SERVE, RunningServer, command_line, launch, reachable, settings_for, start
 from tests.waiting import ended, until
 
 pytestmark = pytest.mark.hub
@@ -41,7 +41,7 @@ def servers() -> Iterator[list[RunningServer]]:
 
 def child(server: RunningServer, *words: str) -> psutil.Process:
     """The server's process whose command line contains all the words."""
-    found = [p for p in server.processes() if all(word in " ".join(p.cmdline()) for word in words)]
+    found = [p for p in server.processes() if all(word in " ".join(command_line(p)) for word in words)]
     assert found, f"no process with {words}"
     return found[0]
 
@@ -134,9 +134,9 @@ def test_a_portal_that_keeps_ending_ends_the_server(settings: Settings, servers:
 
     def kill_the_next() -> bool:
         for portal in server.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):  # the one before, in the moment of its end
-                if "gradlab.cli" in portal.cmdline() and portal.pid not in killed:
-                    killed.add(portal.pid)
+            if "gradlab.cli" in command_line(portal) and portal.pid not in killed:
+                killed.add(portal.pid)
+                with contextlib.suppress(psutil.NoSuchProcess):  # in the moment of its end
                     portal.kill()
         return server.process.poll() is not None
 
@@ -254,7 +254,7 @@ def test_limits_only_still_keep_user_ids_and_the_servers_files_apart(
     kernel.close()
     sleepers = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "4323"]]
     assert len(sleepers) == 1
-    [singleuser] = [p for p in server.processes() if p.cmdline()[1:3] == ["-m", "jupyterhub.singleuser"]]
+    [singleuser] = [p for p in server.processes() if command_line(p)[1:3] == ["-m", "jupyterhub.singleuser"]]
     singleuser.kill()
     until(lambda: ended(sleepers) and not Path(runtime).exists(), what="the end of what the server left", seconds=90)
     running = server.processes()
