@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,9 +38,19 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
 
 
 def _load_jupyter_server_extension(server: Any) -> None:
+    _stop_when_told(server)
     _start_nursery(server)
     _deliver_labs(server, os.environ)
     _offer_notices(server, os.environ)
+
+
+def _stop_when_told(server: Any) -> None:
+    """Let SIGTERM stop the server between two steps of its event loop.
+
+    jupyter_server's own handler writes to the log, at whatever moment the signal comes. While the log is being written,
+    that fails (RuntimeError: reentrant call), and the server runs on as if nobody had said a word.
+    """
+    server.io_loop.asyncio_loop.add_signal_handler(signal.SIGTERM, server._signal_stop, signal.SIGTERM, None)
 
 
 def _deliver_labs(server: Any, environ: Mapping[str, str]) -> None:

@@ -34,7 +34,7 @@ def nursery() -> Iterator[str]:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.delenv(SOCKET, raising=False)
         server = SimpleNamespace(kernel_nursery=None)
-        serverextension._load_jupyter_server_extension(server)
+        serverextension._start_nursery(server)
         path = os.environ[SOCKET]
         fork(path, {"run": "tests.forked:status", "status": 0}, timeout=120).wait(10)
         yield path
