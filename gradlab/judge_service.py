@@ -56,7 +56,10 @@ class RemoteJudge:
         self._patience = patience
         self._closing = threading.Event()
         timeout = httpx.Timeout(_CHECK_SECONDS, connect=5.0)
-        self._http = httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=timeout)
+        # A connection is used once. The service closes one after a while, and a check that is sent in that moment would
+        # seem to have ended the judge.
+        once = httpx.HTTPTransport(uds=str(socket), limits=httpx.Limits(max_keepalive_connections=0))
+        self._http = httpx.Client(transport=once, timeout=timeout)
 
     def check(self, assignment: Assignment, notebook: bytes, *, only: str | None = None, seed: int) -> Verdict:
         """The verdict; NotebookError as the judge has it, JudgeError if there is none."""

@@ -18,7 +18,9 @@ class RemoteGpus:
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
-        self._http = httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=_SECONDS)
+        # A connection is used once: the service closes one after a while, also while it is being asked.
+        once = httpx.HTTPTransport(uds=str(socket), limits=httpx.Limits(max_keepalive_connections=0))
+        self._http = httpx.Client(transport=once, timeout=_SECONDS)
 
     def __call__(self) -> dict[str, Any]:
         try:

@@ -57,8 +57,8 @@ class Judge:
 
 
 @contextlib.contextmanager
-def serving(course: Course, judge: Judge, socket: Path) -> Iterator[None]:
-    config = uvicorn.Config(create_judge_app(course, judge), uds=str(socket), log_level="critical")
+def serving(course: Course, judge: Judge, socket: Path, **options: Any) -> Iterator[None]:
+    config = uvicorn.Config(create_judge_app(course, judge), uds=str(socket), log_level="critical", **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -119,6 +119,15 @@ def test_a_failure_of_the_judge_is_told_and_the_service_goes_on(
         ask(remote, course)
     judge.answer = lambda: VERDICT
     assert ask(remote, course) == VERDICT
+
+
+def test_a_connection_that_the_service_gives_up_is_no_end_of_the_judge(
+    course: Course, judge: Judge, tmp_path: Path
+) -> None:
+    """It keeps one for five seconds; here it closes each after the answer, when the next check may be on its way."""
+    socket = tmp_path / "gives-up.sock"
+    with serving(course, judge, socket, timeout_keep_alive=0), contextlib.closing(RemoteJudge(socket)) as remote:
+        assert [ask(remote, course) for _ in range(300)] == [VERDICT] * 300
 
 
 def test_another_version_of_the_lab_is_no_ground_for_a_verdict(
