@@ -62,9 +62,9 @@ class Machine:
 
 
 @contextmanager
-def serving(app: FastAPI, socket: Path) -> Iterator[httpx.Client]:
+def serving(app: FastAPI, socket: Path, **options: Any) -> Iterator[httpx.Client]:
     """The application on a Unix socket while the block runs, and a client for it."""
-    server = uvicorn.Server(uvicorn.Config(app, uds=str(socket), log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, uds=str(socket), log_level="warning", lifespan="off", **options))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

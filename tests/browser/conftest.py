@@ -29,7 +29,7 @@ NewPage = Callable[[BrowserContext | None], Page]
 
 @contextlib.contextmanager
 def chromium(patience_ms: int = PATIENCE_MS) -> Iterator[Browser]:
-    """A Chromium in which that is waited for what appears. While Playwright is there, no other event loop can run."""
+    """A Chromium; tests wait so long for what is to appear. While Playwright is there, no other event loop can run."""
     expect.set_options(timeout=patience_ms)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))

@@ -181,6 +181,15 @@ def test_a_monitor_that_is_down_or_confused_is_a_sentence(tmp_path: Path) -> Non
         assert remote()["message"] == f"The GPU monitor does not answer at {other} (it gives no reading). {remedy}"
 
 
+def test_a_connection_that_the_monitor_gives_up_is_no_silence(tmp_path: Path) -> None:
+    """It keeps one for five seconds; here it closes each after the answer, when the next question may be on its way."""
+    socket = tmp_path / "gpus.sock"
+    app = FastAPI()
+    app.get("/gpus")(lambda: {"available": True, "message": "", "driver_version": "1", "devices": []})
+    with serving(app, socket, timeout_keep_alive=0), closing(RemoteGpus(socket)) as remote:
+        assert [remote()["message"] for _ in range(300)] == [""] * 300
+
+
 def test_the_command_serves_every_user_on_a_machine_without_a_gpu_and_ends_on_sigterm(tmp_path: Path) -> None:
     settings = Settings(run_dir=tmp_path)
     settings.gpu_socket.touch()  # of one that was killed
