@@ -8,6 +8,7 @@ GradlabError
 ├── JudgeError           the judge of a hosted server gave no verdict
 ├── PoolEmpty            there is no GPU that anybody could wait for
 ├── LimitRefused         the GPU memory of a container is not limited
+├── SimulatorError       the simulated NVIDIA driver cannot be built
 ├── ServerError          starting or stopping the server
 └── AccountError         a name that may log in, changed by an operator
 
@@ -22,6 +23,7 @@ __all__ = [
     "PoolEmpty",
     "ServerError",
     "SettingsError",
+    "SimulatorError",
     "StoreError",
     "SubmissionRefused",
 ]
@@ -53,6 +55,10 @@ class PoolEmpty(GradlabError):
 
 class LimitRefused(GradlabError):
     """A container's GPU memory has no hard limit; the sentence says what is missing."""
+
+
+class SimulatorError(GradlabError):
+    """The simulated NVIDIA driver cannot be compiled here, for want of a compiler or of a place for it."""
 
 
 class ServerError(GradlabError):
