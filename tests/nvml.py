@@ -46,6 +46,7 @@ class Card:
     celsius: int = 35
     milliwatts: int = 78_500
     pci: str = "00000000:17:00.0"
+    persistence: int | None = None
     runs: list[Runs] = field(default_factory=list)
     instances: list[Card | None] | None = None
     fails: dict[str, int] = field(default_factory=dict)
@@ -137,6 +138,12 @@ class Library:
     def _nvmlDeviceGetPciInfo_v3(self, card: Card, _handle: Any, info: Any) -> None:
         info._obj.busId = card.pci.encode()
 
+    def _nvmlDeviceGetPersistenceMode(self, card: Card, _handle: Any, mode: Any) -> int | None:
+        if card.persistence is None:
+            return int(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        mode._obj.value = card.persistence
+        return None
+
     def _nvmlDeviceGetMigMode(self, card: Card, _handle: Any, now: Any, _later: Any) -> None:
         now._obj.value = int(card.instances is not None)
 
@@ -159,6 +166,10 @@ class Library:
 
     def _nvmlDeviceGetMPSComputeRunningProcesses_v3(self, card: Card, _handle: Any, *into: Any) -> int:
         return _list(card, "M", *into)
+
+    _nvmlDeviceGetComputeRunningProcesses_v2 = _nvmlDeviceGetComputeRunningProcesses_v3
+    _nvmlDeviceGetGraphicsRunningProcesses_v2 = _nvmlDeviceGetGraphicsRunningProcesses_v3
+    _nvmlDeviceGetMPSComputeRunningProcesses_v2 = _nvmlDeviceGetMPSComputeRunningProcesses_v3
 
     def _nvmlDeviceGetProcessUtilization(
         self, card: Card, _handle: Any, samples: Any, count: Any, since: Any

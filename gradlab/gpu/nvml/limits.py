@@ -8,6 +8,7 @@ supposed: what is missing is looked for, and said.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,19 @@ import pynvml
 
 from gradlab.errors import LimitRefused
 from gradlab.gpu.nvml.calls import FAILURES, of_one, reported
-from gradlab.gpu.nvml.processes import Target
 
-__all__ = ["capability", "set_limit"]
+__all__ = ["Target", "capability", "set_limit"]
 
 _SET = "nvmlDeviceSetMemoryLimits_v1"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU; ``pci`` is its address, as NVML has it, ``divided`` whether it is in MIG mode."""
+
+    handle: Any
+    divided: bool = False
+    pci: str = ""
 
 
 def capability(target: Target, cgroups: Path) -> dict[str, Any]:
@@ -42,7 +51,7 @@ def set_limit(target: Target, group: Path, size: int | None) -> None:
 
 
 def _missing(target: Target, cgroups: Path) -> str:
-    if target.instance:
+    if target.divided:
         return (
             "This GPU is in MIG mode, where the hardware bounds the memory of each instance; there is no other limit."
         )

@@ -8,137 +8,130 @@ What the driver's answers are like (read in its documentation and in the source 
   whole buffer, in which a short use disappears.
 * Samples may have time stamps of the past, percentages above 100 and numbers of processes that are gone.
 * In MIG mode there is no utilisation, of no kind.
+* The first drivers of the series 535 have a longer entry in the third version of the list than the binding reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pynvml
 
-from gradlab.gpu.nvml.calls import FAILURES, of_one, reported
+from gradlab.gpu.nvml.calls import FAILURES, Fields
 
-__all__ = ["Process", "Sample", "Target", "Use", "use"]
+__all__ = ["HIDDEN", "Listed", "Lists", "Placed", "Utilisation", "on_gpu"]
+
+HIDDEN = (
+    "The driver does not say which processes use this GPU, so whether it is idle is not known. Give "
+    "the GPU monitor more rights: docs/operators.md, “Idle servers and idle GPUs”, has them."
+)
 
 _NONE_BUSY = (pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_SUCCESS)
+_KINDS = (("C", "Compute"), ("G", "Graphics"), ("M", "MPSCompute"))
+# Linux: PID_MAX_LIMIT.
+_HIGHEST_PID = 1 << 22
+
+# By process and place, memory in bytes (None: not reported) and which of the driver's lists it is in. The driver says
+# places by the numbers of a GPU instance and of a compute instance, a frame by the UUID of a MIG instance or None.
+Listed = dict[tuple[int, tuple[int, int]], tuple[int | None, str]]
+Placed = dict[tuple[int, str | None], tuple[int | None, str]]
 
 
-@dataclass(frozen=True)
-class Process:
-    """One process on a GPU, by the number it has in our PID namespace; ``memory`` in bytes, None if not reported."""
+class Lists:
+    """The driver's lists of processes, in the version that it has and the binding reads rightly."""
 
-    pid: int
-    memory: int | None
+    def __init__(self) -> None:
+        library = pynvml.nvmlLib
+        longer = hasattr(library, "nvmlDeviceGetConfComputeMemSizeInfo") and not hasattr(
+            library, "nvmlDeviceGetRunningProcessDetailList"
+        )
+        self._versions = ["_v2"] if longer else ["_v3", "_v2"]
 
+    def of(self, handle: Any, fields: Fields, name: str = "processes") -> Listed | None:
+        """Each process once, though one that computes and draws is in two lists; None if they are not listed."""
+        found: Listed = {}
+        for kind, word in _KINDS:
+            entries = fields(name, self._list, word, handle)
+            if entries is None and kind == "C":
+                return None
+            for one in entries or ():
+                key = one.pid, (one.gpuInstanceId, one.computeInstanceId)
+                memory, kinds = found.get(key, (None, ""))
+                if one.usedGpuMemory is not None:
+                    memory = max(int(one.usedGpuMemory), memory or 0)
+                found[key] = memory, f"{kinds}+{kind}" if kinds else kind
+        return found
 
-@dataclass(frozen=True)
-class Use:
-    """What a GPU or a MIG instance is used for now.
-
-    ``busy`` has by process the highest percentage of time since the last sample in which the GPU computed for it. It
-    says nothing where the hardware does not report that, which is when ``measured`` is False. With an ``error`` nothing
-    is known.
-    """
-
-    uuid: str
-    processes: tuple[Process, ...] = ()
-    busy: Mapping[int, int] = field(default_factory=dict)
-    measured: bool = True
-    error: str = ""
-    latest: int = 0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """All GPUs at one moment; with a ``message``, why nothing is known of any."""
-
-    uses: tuple[Use, ...] = ()
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What processes run on: a GPU, or an instance of one in MIG mode; with an ``error``, one that cannot be asked.
-
-    ``pci`` is the GPU's address, as NVML has it.
-    """
-
-    uuid: str
-    handle: Any
-    instance: bool = False
-    pci: str = ""
-    error: str = ""
+    def _list(self, word: str, handle: Any) -> Any:
+        """Versions that the driver does not have are not asked for again."""
+        while True:
+            function = getattr(pynvml, f"nvmlDeviceGet{word}RunningProcesses{self._versions[0]}")
+            try:
+                return _twice(function, handle)
+            except pynvml.NVMLError as error:
+                if error.value != pynvml.NVML_ERROR_FUNCTION_NOT_FOUND or len(self._versions) == 1 or word != "Compute":
+                    raise
+                del self._versions[0]
 
 
-def use(target: Target, *, since: int, latest: int) -> Use:
-    """The present use. ``latest`` is the newest time stamp that the device gave so far; both in microseconds."""
-    if target.error:
-        return Use(target.uuid, error=target.error)
-    try:
-        processes = _processes(target.handle)
-        if processes is None:
-            return Use(
-                target.uuid,
-                error="The driver does not say which processes use this GPU, so whether it is idle is not known. Give "
-                "the GPU monitor more rights: docs/operators.md, “Idle servers and idle GPUs”, has them.",
-            )
-        if target.instance:
-            return Use(target.uuid, processes, measured=False)
-        samples = _samples(target.handle, max(since, latest))
+def on_gpu(listed: Listed | None) -> Placed | None:
+    """The processes of a GPU that is not divided."""
+    return None if listed is None else {(pid, None): seen for (pid, _), seen in listed.items()}
+
+
+class Utilisation:
+    """How busy the processes of one GPU keep it. Time stamps are in microseconds."""
+
+    def __init__(self) -> None:
+        self._latest = 0
+        self._listed: set[int] = set()
+        self._seen: dict[int, int] = {}
+
+    def new(
+        self, handle: Any, pids: Iterable[int] | None, fields: Fields, *, since: int, now: int
+    ) -> dict[int, int] | None:
+        """By process the highest percentage since the last call, without those that were idle; None if not measured.
+
+        A process may have been busy and have ended since, so those listed the last time count too. Where the driver
+        lists none (``pids`` is None) any number that a process can have does.
+        """
+        listed = None if pids is None else set(pids)
+        known, self._listed = None if listed is None else listed | self._listed, listed or set()
+        samples = fields("busy", self._samples, handle, max(since, self._latest))
         if samples is None:
-            return _by_device(target, processes)
-    except FAILURES as error:
-        return Use(target.uuid, error=of_one(error))
-    new = [sample for sample in samples if sample.timeStamp > latest and 0 < sample.smUtil <= 100]
-    busy: dict[int, int] = {}
-    for sample in new:
-        busy[sample.pid] = max(sample.smUtil, busy.get(sample.pid, 0))
-    return Use(target.uuid, processes, busy, latest=max([latest, *(sample.timeStamp for sample in new)]))
+            return None
+        busy: dict[int, int] = {}
+        latest, seen = self._latest, self._seen
+        self._seen = {}
+        for sample in samples:
+            pid, percent, time = sample.pid, sample.smUtil, sample.timeStamp
+            if time <= self._latest or not 0 < percent <= 100 or not 0 < pid <= _HIGHEST_PID:
+                continue
+            latest, self._seen[pid] = max(latest, time), time
+            if time == seen.get(pid):
+                continue
+            if known is None or pid in known:
+                busy[pid] = max(percent, busy.get(pid, 0))
+        # A time stamp of the future would hide all that comes until then; it is told from a new one by its process.
+        self._latest = min(latest, now)
+        return busy
 
-
-def _processes(handle: Any) -> tuple[Process, ...] | None:
-    """Each process once, though one that computes and draws is in two lists; None if the driver does not list them."""
-    if (computing := reported(_twice, pynvml.nvmlDeviceGetComputeRunningProcesses, handle)) is None:
-        return None
-    found: dict[int, Process] = {}
-    drawing = reported(_twice, pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle) or []
-    shared = reported(_twice, pynvml.nvmlDeviceGetMPSComputeRunningProcesses, handle) or []
-    for one in (*computing, *drawing, *shared):
-        before = found[one.pid].memory if one.pid in found else None
-        memory = before if one.usedGpuMemory is None else max(int(one.usedGpuMemory), before or 0)
-        found[one.pid] = Process(one.pid, memory)
-    return tuple(found.values())
-
-
-def _samples(handle: Any, since: int) -> list[Any] | None:
-    """New samples, or None where there never are any."""
-    try:
-        return list(_twice(pynvml.nvmlDeviceGetProcessUtilization, handle, since))
-    except pynvml.NVMLError as error:
-        if error.value in _NONE_BUSY:
-            return []
-        return reported(_raise, error)  # type: ignore[no-any-return]
-
-
-def _by_device(target: Target, processes: tuple[Process, ...]) -> Use:
-    """Where only the whole GPU's utilisation is known, whoever is on it counts as busy when it is."""
-    rates = reported(pynvml.nvmlDeviceGetUtilizationRates, target.handle)
-    if rates is None:
-        return Use(target.uuid, processes, measured=False)
-    return Use(target.uuid, processes, {process.pid: int(rates.gpu) for process in processes})
+    @staticmethod
+    def _samples(handle: Any, since: int) -> list[Any]:
+        try:
+            return list(_twice(pynvml.nvmlDeviceGetProcessUtilization, handle, since))
+        except pynvml.NVMLError as error:
+            if error.value in _NONE_BUSY:
+                return []
+            raise
 
 
 def _twice(function: Callable[..., Any], *arguments: Any) -> Any:
     """The binding asks for the size first; what has grown since then does not fit."""
     try:
         return function(*arguments)
-    except pynvml.NVMLError as error:
-        if error.value != pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
+    except FAILURES as error:
+        if getattr(error, "value", None) != pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
             raise
         return function(*arguments)
-
-
-def _raise(error: Exception) -> None:
-    raise error
