@@ -103,6 +103,9 @@ class Settings(BaseModel):
     gpu_warn_minutes: Minutes = Field(
         5, description="Minutes between the warning and the stop of a server whose GPU is idle; 0: no warning."
     )
+    gpu_over_share: Literal["ignore", "tell", "stop"] = Field(
+        "tell", description="What becomes of who has more than the share of a GPU's memory that nothing enforces."
+    )
     installation: str = Field("", description="A hosted server's name; its containers and volumes begin with it.")
     public_address: str = Field("", description="The address people type, such as https://lab.example.org.")
     subdomains: bool = Field(False, description="Whether every learner's server has a host name of its own.")
@@ -146,6 +149,9 @@ class Settings(BaseModel):
     lti_authorize_url: str = Field("", description="LTI: the platform's authentication request URL.")
     lti_jwks_url: str = Field("", description="LTI: the platform's public keyset URL.")
     lti_client_id: str = Field("", description="LTI: the client id; several with commas.")
+    banner: str = Field(
+        "", description="A line at the top of every page, such as a note that all of this is a demonstration."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much the logs say.")
 
     @field_validator("public_address")
@@ -302,6 +308,11 @@ class Settings(BaseModel):
     def gpu_socket(self) -> Path:
         """Where a hosted server's GPU monitor is asked."""
         return self.run_dir / "gpus.sock"
+
+    @property
+    def roster_file(self) -> Path:
+        """Where the hub writes which servers there are, for the GPU monitor (gradlab.roster)."""
+        return (self.run_dir if self.spawner == "docker" else self.state_dir) / "servers.json"
 
     @property
     def homes_dir(self) -> Path:

@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gradlab.errors import LimitRefused
 from gradlab.gpu.owners import container_of, group_of
 
-__all__ = ["Host"]
+__all__ = ["Host", "hidden_processes"]
 
 # Linux: PROC_PID_INIT_INO, the first PID namespace of a running kernel.
 _FIRST_NAMESPACE = "pid:[4026531836]"
 _DEPTH = 5
 _LOOK_SECONDS = 30.0
+# What is in use without a process on a GPU that nobody uses is less.
+_UNEXPLAINED = 256 << 20
+# Of a GPU's memory the driver itself takes less than this, where it does not say how much.
+_RESERVED_PART = 0.02
+_HIDDEN = (
+    "Since 535.113 the driver hides processes from whoever is in another PID namespace: start the GPU monitor in the "
+    "machine's own (a container: with pid: host). If it is there, look with `nvidia-smi` on the machine itself: a "
+    "process that ended may have left the memory behind."
+)
+_HIDDEN_MIG = (
+    "The driver shows processes on MIG instances to an administrator alone: let the GPU monitor run as root with the "
+    'capability SYS_ADMIN (docs/operators.md, "Idle servers and idle GPUs").'
+)
 
 
 class Host:
@@ -33,6 +48,15 @@ class Host:
     def container(self, pid: int | str) -> str | None:
         """The container of a process; None for one of the machine's own, or one that is gone."""
         return container_of(self._membership(pid) or "")
+
+    def inner_pid(self, pid: int) -> int | None:
+        """The number that the process has in the innermost PID namespace it is in; None of one that is gone."""
+        try:
+            lines = (self._proc / str(pid) / "status").read_text().splitlines()
+        except OSError:
+            return None
+        numbers = next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
+        return int(numbers[-1]) if numbers else None
 
     def why_blind(self) -> str:
         """Why the driver would hide other containers' processes from us; empty if it does not."""
@@ -97,6 +121,34 @@ class Host:
             if container is not None:
                 found[container] = Path(folder) / name
         return found
+
+
+def hidden_processes(frame: Mapping[str, Any]) -> str:
+    """Why it looks as if the driver kept processes from us, by a frame of gradlab.gpu.nvml; empty if it does not.
+
+    It does where GPUs have a good deal of memory in use and not one of them lists any process. Unlike
+    :meth:`Host.why_blind` this needs no knowledge of namespaces, but somebody who uses a GPU.
+    """
+    devices = [device for device in frame["devices"] if device["state"] == "ok" and device["processes"] is not None]
+    if not frame["available"] or any(device["processes"] for device in devices):
+        return ""
+    used = [device for device in devices if _unexplained(device)]
+    if not used:
+        return ""
+    gpus = "A GPU has" if len(used) == 1 else f"{len(used)} GPUs have"
+    gib = sum(device["memory_used"] for device in used) / 2**30
+    remedy = _HIDDEN_MIG if any(device["mig"] is not None for device in used) else _HIDDEN
+    return f"{gpus} {gib:.1f} GiB of memory in use, but the driver lists no process, so nobody knows whose. {remedy}"
+
+
+def _unexplained(device: Mapping[str, Any]) -> bool:
+    """Whether so much memory is in use that there should be a process."""
+    used, total = device["memory_used"], device["memory_total"]
+    if used is None:
+        return False
+    # A driver that does not say what it reserves for itself counts that as used.
+    reserved = 0 if device["memory_reserved"] is not None else int(_RESERVED_PART * (total or 0))
+    return bool(used > _UNEXPLAINED + reserved)
 
 
 def _seconds(file: Path) -> float | None:

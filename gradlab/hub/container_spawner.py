@@ -173,6 +173,7 @@ class ContainerSpawner(DockerSpawner):  # type: ignore[misc]
         if self.fleet.leases.queue.slot_of(self.holder) is not None:
             state = (await self.docker("inspect_container", self.container_id))["State"]
             await self.fleet.leases.limit(self.holder, self.container_id, state["Pid"])
+        self.fleet.started(self.key, self.lab, self.container_id)
         await self._wait_listening(ip, port)
         return ip, port
 

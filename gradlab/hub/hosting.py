@@ -67,6 +67,7 @@ def set_hosting(c: Any, settings: Settings, credentials: Credentials, addresses:
     if settings.own_hosts:
         _set_own_hosts(c, settings, addresses)
     c.JupyterHub.proxy_class = "gradlab.hub.routes.LastingProxy"
+    c.LastingProxy.begin = functools.partial(_take_over, settings)
     c.ConfigurableHTTPProxy.should_start = False
     c.ConfigurableHTTPProxy.auth_token = credentials.proxy_token
     set_culling(c, settings)
@@ -83,6 +84,13 @@ def _set_own_hosts(c: Any, settings: Settings, addresses: Addresses) -> None:
 
 def _as_they_are(_spawner: Any, _options: dict[str, Any]) -> None:
     """For ``apply_user_options``."""
+
+
+async def _take_over(settings: Settings) -> None:
+    """Know what an earlier hub left, and which GPUs there are, before the first learner asks for a server."""
+    from gradlab.hub.fleet import Fleet
+
+    await Fleet.of(settings).ready()
 
 
 def _why_ended(settings: Settings, user: Any) -> str:

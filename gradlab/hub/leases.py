@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gradlab.gpu_mode import parse_mode
 from gradlab.hub.containers import SERVER, USER, Grant
 from gradlab.hub.gpus import LABEL, Pool, Slot, access, share_statement, slots_of, why_empty
 from gradlab.hub.queue import Queue
+from gradlab.roster import Roster, Server, Waiter
 from gradlab.settings import Settings
 
 __all__ = ["Leases", "holder_of"]
@@ -49,9 +51,14 @@ class Leases:
         self.queue = Queue(self._pool)
         # UUIDs of devices on which the driver enforces a container's limit on memory.
         self._hard: frozenset[str] = frozenset()
+        # On such devices, the holders whose limit could not be set all the same.
+        self._unlimited: set[str] = set()
 
     async def refresh(self) -> None:
-        """Take over the devices that the monitor sees now. One that does not answer is no news of any device."""
+        """Take over the devices that the monitor sees now.
+
+        One that does not answer is no news of any device, and neither is a driver that does not answer the monitor.
+        """
         if self.mode.kind == "none":
             return
         try:
@@ -61,6 +68,11 @@ class Leases:
             log.warning("The GPU monitor does not answer at %s: %s", self._socket, error)
             if self.queue.snapshot()["problem"]:
                 self.queue.resize((), problem="The GPU monitor does not answer, so nobody knows which GPUs there are.")
+            return
+        if reading["state"] == "silent":
+            log.warning("The GPU monitor has no news: %s", reading["message"])
+            if self.queue.snapshot()["problem"]:
+                self.queue.resize((), problem=why_empty(self.mode, (), reading["message"]))
             return
         devices = reading["devices"] if reading["available"] else []
         self._hard = frozenset(one["uuid"] for one in devices if one.get("memory_limits", {}).get("hard"))
@@ -89,6 +101,7 @@ class Leases:
 
         A place kept from before is not given up by that: it is called for everybody whom the last hub left waiting.
         """
+        self._unlimited.discard(holder)
         self.queue.release(holder)
         self._keep()
 
@@ -118,6 +131,39 @@ class Leases:
         slot = self.queue.slot_of(holder)
         return "" if slot is None or slot.device in self._hard else share_statement(slot)
 
+    def roster(self, servers: Iterable[Server]) -> Roster:
+        """These servers, each with the GPU that it holds, and the line."""
+        found = self.queue.snapshot()
+        held = {one["holder"]: (slot, one["since"]) for slot in found["slots"] for one in slot["holders"]}
+        return Roster(
+            servers=tuple(self._with_gpu(server, held) for server in servers),
+            line=tuple(self._waiter(one["holder"], one["since"]) for one in found["line"]),
+            mode=str(self.mode),
+            slots=sum(not slot["lost"] for slot in found["slots"]),
+            free=found["free"],
+            problem=found["problem"],
+        )
+
+    def _with_gpu(self, server: Server, held: Mapping[str, tuple[Mapping[str, Any], float]]) -> Server:
+        holder = holder_of(*server.key)
+        if holder not in held:
+            return server
+        slot, since = held[holder]
+        device = slot["device"]
+        return replace(
+            server,
+            device=device,
+            share=slot["memory"] if slot["shares"] > 1 else None,
+            hard=device in self._hard and holder not in self._unlimited,
+            held_since=since,
+        )
+
+    def _waiter(self, holder: str, since: float) -> Waiter:
+        learner, _, name = holder.partition("/")
+        waiting = self.queue.waiting(holder)
+        ahead, estimate = (0, None) if waiting is None else (waiting.ahead, waiting.seconds)
+        return Waiter(learner, name, since, ahead + 1, estimate)
+
     async def limit(self, holder: str, container: str, pid: int) -> None:
         """Set the hard limit on the memory of this holder's container, where the driver has such limits.
 
@@ -133,6 +179,7 @@ class Leases:
         except (httpx.HTTPError, ValueError) as error:
             answer = {"hard": False, "why": f"The GPU monitor does not answer: {error}"}
         if not answer["hard"]:
+            self._unlimited.add(holder)
             log.error("The share of %s of GPU memory is not enforced. %s", holder, answer["why"])
 
     def _monitor(self) -> httpx.AsyncClient:

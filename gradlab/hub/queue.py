@@ -77,6 +77,7 @@ class Queue:
         self._change: asyncio.Future[None] | None = None
         # By holder: calls of acquire that have not ended. Until one has returned the slot, the last gives it back.
         self._asking: dict[str, set[object]] = {}
+        self._listeners: list[Callable[[], object]] = []
 
     async def acquire(
         self, holder: str, *, told: Callable[[Waiting], object] = lambda _: None, since: float | None = None
@@ -145,6 +146,10 @@ class Queue:
         await asyncio.wait((change,), timeout=seconds)
         return change.done()
 
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Call this after every change of slots, holders or line, for as long as there is the queue."""
+        self._listeners.append(listener)
+
     def snapshot(self) -> dict[str, Any]:
         """As ``Pool.snapshot``."""
         return self._pool.snapshot()
@@ -175,6 +180,8 @@ class Queue:
         change, self._change = self._change, None
         if change is not None:
             change.set_result(None)
+        for listener in self._listeners:
+            listener()
 
     async def _news(self, holder: str, last: Waiting | None) -> Waiting | None:
         """How it stands once that reads otherwise than ``last``, or time is up; None when the holder does not wait."""

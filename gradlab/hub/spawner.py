@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +40,8 @@ from gradlab.hub.environment import MARKER, instance_of, uid_of
 from gradlab.hub.homes import open_home
 from gradlab.hub.output import OutputLog, tail
 from gradlab.hub.processes import end_all, listening_uid, living, owned_by, tree
+from gradlab.hub.telling import Registry
+from gradlab.roster import Server
 from gradlab.settings import ROOT, Settings
 
 __all__ = ["LearnerSpawner"]
@@ -176,11 +179,22 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
             umask=0o022,
         )
         self.pid = self.proc.pid
+        self._tell_started()
         assert self.proc.stdout is not None
         log = self.settings.state_dir / "logs" / "servers" / f"{self.user.name}.log"
         OutputLog.follow(self.proc.stdout, log)
         await self._wait_listening(port, log)
         return ("127.0.0.1", port)
+
+    def _tell_started(self) -> None:
+        # A user id that all learners have tells nobody apart.
+        uid = self.uid if os.getuid() == 0 else None
+        server = Server(self.user.name, self.name, pid=self.pid, uid=uid, since=time.time())
+        Registry.of_trial(self.settings).started(server)
+
+    def _tell_ended(self) -> None:
+        if self.proc is not None:
+            Registry.of_trial(self.settings).ended(self.proc.pid)
 
     def _make_runtime_dir(self) -> None:
         """A folder of the learner's own below /tmp, which is shared where there are no mount namespaces."""
@@ -211,6 +225,7 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
             return 0
         status: int | None = self.proc.poll()
         if status is not None:
+            self._tell_ended()
             self.clear_state()
         return status
 
@@ -230,6 +245,7 @@ class LearnerSpawner(LocalProcessSpawner):  # type: ignore[misc]
 
     async def run_post_stop_hook(self) -> None:
         """JupyterHub calls this however a server ended; one that ended by itself may have left processes."""
+        self._tell_ended()
         find = functools.partial(owned_by, self.uid) if os.getuid() == 0 else list
         await asyncio.get_running_loop().run_in_executor(None, functools.partial(end_all, find, seconds=5))
         if self.method == "plain":

@@ -80,6 +80,35 @@ def test_ctrl_c_stops_everything_and_the_next_start_has_all_data(settings: Setti
     assert ended(running)
 
 
+# A portal with a child in a PID namespace of its own, as the judge forks into sandboxes; it is dead and not waited for.
+NAMESPACED = """
+import ctypes, os, signal, subprocess, time
+first = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "echo up; exec sleep 4324"],
+                         stdout=subprocess.PIPE)
+first.stdout.readline()
+[init] = open(f"/proc/{first.pid}/task/{first.pid}/children").read().split()
+ctypes.CDLL(None).setns(os.open(f"/proc/{init}/ns/pid", os.O_RDONLY), 0)
+dead = subprocess.Popen(["true"])
+os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+there = subprocess.Popen(["sleep", "4325"])
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(600)
+"""
+
+
+def test_who_dies_in_a_pid_namespace_and_has_no_parent_left_keeps_nothing_from_ending(
+    settings: Settings, servers: list[Any], require: Require
+) -> None:
+    require("root")
+    script = SERVE.replace("env_file=None)", f'env_file=None), portal=[sys.executable, "-c", {NAMESPACED!r}]')
+    server = launch(settings, script=script)
+    servers.append(server)
+    until(lambda: any(command_line(p) == ["sleep", "4325"] for p in server.processes()), what="the portal's work")
+    running = server.processes()
+    assert server.stop() == 0, server.said()
+    assert ended(running)
+
+
 def test_kill_9_of_the_supervisor_takes_everything_with_it(settings: Settings, servers: list[Any]) -> None:
     server = start(settings)
     servers.append(server)

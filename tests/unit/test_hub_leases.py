@@ -27,14 +27,16 @@ class Monitor:
         self.devices: list[dict[str, Any]] = [gpu("a")]
         self.limits: list[dict[str, Any]] = []
         self.answer: dict[str, Any] = {"hard": True, "why": ""}
+        self.silent = ""
 
     def app(self) -> FastAPI:
         app = FastAPI()
 
         @app.get("/gpus")
         def gpus() -> dict[str, Any]:
-            message = "" if self.devices else "The NVIDIA driver is loaded but shows no GPU."
-            return {"available": bool(self.devices), "message": message, "devices": self.devices}
+            state, message = ("ok", "") if self.devices else ("no gpu", "The NVIDIA driver is loaded but shows no GPU.")
+            state, message = ("silent", self.silent) if self.silent else (state, message)
+            return {"state": state, "available": state == "ok", "message": message, "devices": self.devices}
 
         @app.post("/limits")
         def limits(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +116,23 @@ def test_labels_of_running_containers_are_the_account(monitor: Monitor, tmp_path
         assert (await anext(leases.watch("cyd/"))).startswith("1 ahead of you")
         leases.keep_only({"cyd/"})  # ada's server went without a word
         assert (await waiting).device == "GPU-a"
+
+    run(scenario())
+
+
+def test_a_driver_that_hangs_is_no_news_of_any_gpu(monitor: Monitor, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        monitor.silent = "The NVIDIA driver does not answer."
+        late = Leases(settings_of(tmp_path, "exclusive"))
+        with pytest.raises(PoolEmpty, match=r"Its GPU monitor says: The NVIDIA driver does not answer\."):
+            await late.acquire("ada/")
+        monitor.silent = ""
+        leases = Leases(settings_of(tmp_path, "exclusive"))
+        await leases.refresh()
+        monitor.silent = "The NVIDIA driver does not answer."
+        await leases.refresh()
+        assert [slot["id"] for slot in leases.queue.snapshot()["slots"]] == ["GPU-a/1of1"]
+        assert (await leases.acquire("ada/")).id == "GPU-a/1of1"
 
     run(scenario())
 
