@@ -8,17 +8,21 @@ import time
 from gradlab.settings import Settings
 from gradlab.store.store import Store
 
-__all__ = ["history"]
+__all__ = ["history", "store_of"]
 
 
 def history(settings: Settings, learner: str) -> dict[str, tuple[str, str]]:
     """By lab the version delivered last and the file name it has; the learner is remembered as seen now."""
-    store = _store(settings.store_url)
+    store = store_of(settings)
     store.see(learner, now=time.time())
     return {lab: deliveries[-1] for lab, deliveries in store.deliveries(learner).items()}
 
 
+def store_of(settings: Settings) -> Store:
+    """The hub's store, opened when it is first needed: the hub itself starts faster without."""
+    return _store(settings.store_url)
+
+
 @functools.cache
 def _store(url: str) -> Store:
-    """Opened when the first server starts: the hub itself starts faster without."""
     return Store.open(url)

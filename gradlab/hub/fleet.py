@@ -14,6 +14,7 @@ import contextlib
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -22,10 +23,14 @@ import docker
 from docker.errors import APIError, NotFound
 from requests.exceptions import RequestException
 
-from gradlab.hub.containers import INSTALLATION, ROLE, SERVER, USER
+from gradlab.hub.containers import INSTALLATION, LAB, ROLE, SERVER, USER
+from gradlab.hub.delivery import store_of
 from gradlab.hub.endings import Endings, reason
 from gradlab.hub.leases import Leases, holder_of
 from gradlab.hub.networks import SERVICES, Networks
+from gradlab.hub.shares import Shares
+from gradlab.hub.telling import Registry
+from gradlab.roster import Server
 from gradlab.settings import Settings
 
 __all__ = ["Fleet", "Held"]
@@ -67,6 +72,9 @@ class Fleet:
             self.client, settings.installation, settings.learner_networks, internet=settings.learner_internet
         )
         self.leases = Leases(settings)
+        self.registry = Registry(settings.roster_file, self.leases.roster)
+        self.leases.queue.listen(self.registry.changed)
+        self.shares = Shares(settings, functools.partial(store_of, settings), self.signal)
         self.cdi = False
         # Whose last start was refused; JupyterHub makes a new spawner after that.
         self.refused: set[tuple[str, str]] = set()
@@ -94,6 +102,11 @@ class Fleet:
         if self._spawners.get(spawner.key) is spawner:
             del self._spawners[spawner.key]
 
+    def started(self, key: tuple[str, str], lab: str, container: str) -> None:
+        """This server runs in this container, from now on."""
+        learner, name = key
+        self.registry.started(Server(learner, name, lab, container, since=time.time()))
+
     # -- start -------------------------------------------------------------------------------------------------------
 
     async def ready(self) -> None:
@@ -108,11 +121,13 @@ class Fleet:
         await self.run(self.networks.recover, [network for one in servers for network in _networks(one)])
         self.leases.restore(servers)
         await self.leases.refresh()
+        self.registry.recover(_server(one) for one in servers if one["State"] == "running")
         await self.sweep()
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._listen, args=(loop,), name="docker-events", daemon=True).start()
         self._later(self._keep_swept())
         self._later(self._keep_devices())
+        self._later(self.shares.keep())
         self._later(self.run(self.networks.refill))
 
     async def sweep(self) -> int:
@@ -123,7 +138,9 @@ class Fleet:
             await self.bury(container["Id"])
             for network in _networks(container):
                 await self.run(self.networks.give_back, network)
+        told = self.registry.places
         servers = await self._servers()
+        self.registry.ended(*told - {one["Id"] for one in servers if one["State"] == "running"})
         self.leases.keep_only({holder_of(*key) for key in (*map(_key, servers), *self._spawners)})
         return len(left)
 
@@ -144,11 +161,26 @@ class Fleet:
         found: list[dict[str, Any]] = await self.run(self.client.containers, all=True, filters={"label": labels})
         return found
 
+    async def signal(self, container: str, pid: int, name: str) -> None:
+        """Send a signal to a process by the number it has in the container, from within, as the learner's user."""
+        await self.run(self._signal, container, pid, name)
+
+    def _signal(self, container: str, pid: int, name: str) -> None:
+        with contextlib.suppress(NotFound):
+            marks = self.client.inspect_container(container)["Config"]["Labels"]
+            if (marks.get(ROLE), marks.get(INSTALLATION)) != ("server", self.settings.installation):
+                log.error("The container %s is no learner's of this server; nothing is stopped in it.", container[:12])
+                return
+            command = ["sh", "-c", f"kill -{name} {pid:d}"]
+            self.client.exec_start(self.client.exec_create(container, command, user="lab")["Id"])
+
     # -- end ---------------------------------------------------------------------------------------------------------
 
     async def bury(self, container: str) -> str:
         """Keep a container's last output, remove it, and say why it ended; ``""`` if it still ran or is gone."""
-        return await self.run(self._bury, container)
+        why = await self.run(self._bury, container)
+        self.registry.ended(container)
+        return why
 
     def _bury(self, container: str) -> str:
         try:
@@ -194,6 +226,7 @@ class Fleet:
         if event["Action"] == "start" and role in SERVICES:
             self._later(self.run(self.networks.connect))
         if event["Action"] == "die" and role == "server":
+            self.registry.ended(event["Actor"]["ID"])
             spawner = self._spawners.get((marks.get(USER, ""), marks.get(SERVER, "")))
             if spawner is not None and spawner.ready:  # not one that is starting or stopping: those look for themselves
                 self._later(spawner.poll_and_notify())
@@ -212,6 +245,12 @@ class Fleet:
 def _key(container: dict[str, Any]) -> tuple[str, str]:
     """As a spawner's ``key``."""
     return container["Labels"].get(USER, ""), container["Labels"].get(SERVER, "")
+
+
+def _server(container: dict[str, Any]) -> Server:
+    learner, name = _key(container)
+    since = float(container["Created"])
+    return Server(learner, name, container["Labels"].get(LAB, ""), container["Id"], since=since)
 
 
 def _networks(container: dict[str, Any]) -> list[str]:
