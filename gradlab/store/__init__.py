@@ -1,6 +1,6 @@
-"""The store: submissions, verdicts, hints, deliveries and notices, on SQLite (WAL) through SQLAlchemy and Alembic."""
+"""The store: submissions, verdicts, hints, deliveries, notices, GPU usage; SQLAlchemy and Alembic on SQLite (WAL)."""
 
-from gradlab.store.records import Attempt, Cell, Fault, Learner, Notice, Submission
+from gradlab.store.records import Attempt, Cell, Fault, GpuUsage, Learner, Notice, Submission
 from gradlab.store.store import Store
 
-__all__ = ["Attempt", "Cell", "Fault", "Learner", "Notice", "Store", "Submission"]
+__all__ = ["Attempt", "Cell", "Fault", "GpuUsage", "Learner", "Notice", "Store", "Submission"]

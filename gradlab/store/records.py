@@ -10,7 +10,7 @@ from typing import Any
 
 from gradlab.store.tables import LearnerRow, NoticeRow, SubmissionRow
 
-__all__ = ["Attempt", "Cell", "Fault", "Learner", "Notice", "Submission"]
+__all__ = ["Attempt", "Cell", "Fault", "GpuUsage", "Learner", "Notice", "Submission"]
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,18 @@ class Learner:
     @classmethod
     def of(cls, row: LearnerRow) -> Learner:
         return cls(row.name, row.first_seen, row.last_seen)
+
+
+@dataclass(frozen=True)
+class GpuUsage:
+    """What a learner had of GPUs in one lab on one day (UTC): GPU-seconds held and busy, and the most bytes at once."""
+
+    learner: str
+    lab: str
+    day: str
+    held: float
+    busy: float
+    peak: int
 
 
 @dataclass(frozen=True)

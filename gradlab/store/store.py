@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Engine, Integer, delete, exists, func, select, update
+from sqlalchemy import Engine, Integer, case, delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from gradlab.store.database import open_database
-from gradlab.store.records import Attempt, Cell, Fault, Learner, Notice, Submission
-from gradlab.store.tables import DeliveryRow, HintRow, LearnerRow, NoticeRow, ResultRow, SubmissionRow
+from gradlab.store.records import Attempt, Cell, Fault, GpuUsage, Learner, Notice, Submission
+from gradlab.store.tables import DeliveryRow, GpuUsageRow, HintRow, LearnerRow, NoticeRow, ResultRow, SubmissionRow
 
 __all__ = ["Store"]
 
@@ -296,6 +296,38 @@ class Store:
         query = select(NoticeRow).where(NoticeRow.learner == learner, NoticeRow.until > now)
         with self._session() as session:
             return [Notice.of(row) for row in session.scalars(query.order_by(NoticeRow.at, NoticeRow.key))]
+
+    # -- GPU usage -------------------------------------------------------------------------------------------------
+
+    def keep_gpu_usage(self, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what an account of the GPU monitor has counted so far; the same or less again changes nothing.
+
+        A row has "learner", "lab", "day" (YYYY-MM-DD), "held" and "busy" in GPU-seconds, and "peak" in bytes.
+        """
+        if not rows:
+            return
+        insert = self._dialect.insert(GpuUsageRow)
+        kept = {
+            column.key: case((insert.excluded[column.key] > column, insert.excluded[column.key]), else_=column)
+            for column in (GpuUsageRow.held, GpuUsageRow.busy, GpuUsageRow.peak)
+        }
+        keys = [GpuUsageRow.run, GpuUsageRow.learner, GpuUsageRow.lab, GpuUsageRow.day]
+        with self._session.begin() as session:
+            statement = insert.on_conflict_do_update(index_elements=keys, set_=kept)
+            session.execute(statement, [{"run": run, **row} for row in rows])
+
+    def gpu_usage(self, since: str | None = None, learner: str | None = None) -> list[GpuUsage]:
+        """By learner, lab and day, in this order: from the day ``since`` on, of one learner or of all."""
+        row = GpuUsageRow
+        sums = func.sum(row.held), func.sum(row.busy), func.max(row.peak)
+        query = select(row.learner, row.lab, row.day, *sums).group_by(row.learner, row.lab, row.day)
+        if since is not None:
+            query = query.where(row.day >= since)
+        if learner is not None:
+            query = query.where(row.learner == learner)
+        with self._session() as session:
+            found = session.execute(query.order_by(row.learner, row.lab, row.day))
+            return [GpuUsage(*one) for one in found]
 
     @property
     def _dialect(self) -> Any:

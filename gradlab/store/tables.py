@@ -5,10 +5,10 @@ Times are seconds since the epoch (UTC) as floats: the clock is the server's, ne
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["Base", "DeliveryRow", "HintRow", "LearnerRow", "NoticeRow", "ResultRow", "SubmissionRow"]
+__all__ = ["Base", "DeliveryRow", "GpuUsageRow", "HintRow", "LearnerRow", "NoticeRow", "ResultRow", "SubmissionRow"]
 
 
 class Base(DeclarativeBase):
@@ -109,3 +109,22 @@ class NoticeRow(Base):
     text: Mapped[str] = mapped_column(Text)
     at: Mapped[float]
     until: Mapped[float]
+
+
+class GpuUsageRow(Base):
+    """GPU-seconds held and busy, and the most bytes held at once, of one learner in one lab on one day (UTC).
+
+    ``run`` is the account of the GPU monitor that they are from: its numbers only grow, those of several add up.
+    """
+
+    __tablename__ = "gpu_usage"
+
+    run: Mapped[str] = mapped_column(String(32), primary_key=True)
+    learner: Mapped[str] = mapped_column(String(255), primary_key=True)
+    lab: Mapped[str] = mapped_column(String(64), primary_key=True)
+    day: Mapped[str] = mapped_column(String(10), primary_key=True)
+    held: Mapped[float]
+    busy: Mapped[float]
+    peak: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (Index("ix_gpu_usage_day", "day", "learner"),)

@@ -229,7 +229,7 @@ def test_a_database_is_reached_and_of_the_right_version(tmp_path: Path) -> None:
             "was made by a newer version of this software (version abcdef)",
             "Run that version, or restore a backup",
         ),
-        ("0001", "is at version 0001, this code wants 0003", "The portal migrates it when it starts"),
+        ("0001", "is at version 0001, this code wants 0004", "The portal migrates it when it starts"),
     ],
 )
 def test_a_database_of_another_version_is_named(version: str, value: str, remedy: str, tmp_path: Path) -> None:
