@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +57,21 @@ def up() -> None:
     from gradlab.server import serve
 
     raise typer.Exit(serve(_settings()))
+
+
+@app.command(epilog="\b\nExamples:\n  gradlab demo\n  gradlab demo --learners 12 --pace 2")
+def demo(
+    learners: Annotated[int, typer.Option(min=1, max=200, help="How many simulated learners there are.")] = 40,
+    pace: Annotated[float, typer.Option(min=0.1, max=10, help="How fast they work: 2 is twice as fast.")] = 1.0,
+) -> None:
+    """Show a class at work: the server with simulated learners and GPUs, and a data folder of its own.
+
+    The learners log in and hand in solutions and mistakes for real; the GPUs need a C compiler, and no GPU. What other
+    servers keep is not touched. Ctrl-C stops everything.
+    """
+    from gradlab.demo.run import demo as show
+
+    raise typer.Exit(show(_settings(), learners=learners, pace=pace))
 
 
 @app.command(
@@ -128,20 +143,50 @@ def verify(
     raise typer.Exit(0 if all(report.proven for report in reports) else 1)
 
 
-@app.command(epilog="\b\nExamples:\n  gradlab gpu\n  gradlab gpu --json")
-def gpu(as_json: AsJson = False) -> None:
-    """Show this machine's NVIDIA GPUs: memory, use, power.
+@app.command(epilog="\b\nExamples:\n  gradlab gpu\n  gradlab gpu --watch\n  gradlab gpu --json")
+def gpu(
+    as_json: AsJson = False,
+    follow: Annotated[bool, typer.Option("--watch", help="Show it anew every second until Ctrl-C.")] = False,
+) -> None:
+    """Show this machine's NVIDIA GPUs, and which learner uses which how much.
 
-    The exit code is 1 if there is no GPU to read, or if something is wrong with one.
+    Learners are known where a server of this state folder runs, or in the container of the GPU monitor. With --json
+    and --watch every line is a JSON document. The exit code is 1 if there is no GPU to read, or something is wrong with
+    one.
     """
-    from gradlab.gpu.nvml import read
-    from gradlab.gpu.reader import Reader
+    from gradlab.gpu.look import look, watch
     from gradlab.terminal import gpu_view
 
-    reading = Reader(read, deadline=10.0)()
-    _show(reading, as_json, lambda: gpu_view(reading))
-    well = reading["available"] and not any(device["error"] for device in reading["devices"])
+    roster = _settings().roster_file
+    if not follow:
+        view = look(roster)
+        _show(view, as_json, lambda: gpu_view(view))
+        raise typer.Exit(0 if _all_well(view) else 1)
+    with watch(roster) as views:
+        well = _follow(views, as_json)
     raise typer.Exit(0 if well else 1)
+
+
+def _follow(views: Iterator[dict[str, Any]], as_json: bool) -> bool:
+    """Show one after the other until Ctrl-C; whether all was well with the last."""
+    from rich.live import Live
+
+    from gradlab.terminal import gpu_view
+
+    view: dict[str, Any] = {}
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        if as_json:
+            for view in views:
+                print(json.dumps(view, ensure_ascii=False), flush=True)
+        else:
+            with Live(auto_refresh=False) as screen:
+                for view in views:
+                    screen.update(gpu_view(view), refresh=True)
+    return bool(view) and _all_well(view)
+
+
+def _all_well(view: dict[str, Any]) -> bool:
+    return view["available"] and not any(device["error"] for device in view["devices"])
 
 
 @app.command(epilog="\b\nExamples:\n  gradlab doctor\n  gradlab doctor --json")

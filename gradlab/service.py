@@ -1,4 +1,4 @@
-"""The portal's process: judge, checks, GPU reader and pages put together and run until SIGTERM; and the processes of
+"""The portal's process: judge, checks, GPU monitor and pages put together and run until SIGTERM; and the processes of
 judge and GPU monitor, where a hosted server has those.
 
 Nothing here decides anything: it makes the parts, hands them to each other and closes them in the right order.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from socket import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,18 +28,19 @@ from gradlab.checks import Checks
 from gradlab.course import Course
 from gradlab.credentials import Credentials
 from gradlab.errors import ServerError
-from gradlab.gpu.host import Host
-from gradlab.gpu.monitor import Monitor, create_monitor_app
-from gradlab.gpu.nvml import Nvml
-from gradlab.gpu.reader import Reader
-from gradlab.gpu.remote import RemoteGpus
+from gradlab.gpu.monitor import Monitor
+from gradlab.gpu.remote import RemoteMonitor
+from gradlab.gpu.sampling import Sampling
+from gradlab.gpu.web import create_monitor_app
 from gradlab.hub.config import portal_environment
 from gradlab.hub.environment import Addresses
 from gradlab.judge_service import JUDGE_SOCKET, RemoteJudge, create_judge_app
 from gradlab.judging import judge_config
 from gradlab.portal import HubClient, create_app
+from gradlab.roster import Roster, RosterFile
 from gradlab.settings import Settings
 from gradlab.store import Store
+from gradlab.usage import Collector
 
 __all__ = ["run", "run_gpu_monitor", "run_judge"]
 
@@ -55,12 +57,15 @@ class _Parts:
     warm: Callable[[], None]
 
 
-def run(settings: Settings) -> None:
-    """Serve the portal at JUPYTERHUB_SERVICE_URL until SIGTERM or SIGINT; then end every process of the judge."""
+def run(settings: Settings, *, roster: Callable[[], Roster] | None = None) -> None:
+    """Serve the portal at JUPYTERHUB_SERVICE_URL until SIGTERM or SIGINT; then end every process of the judge.
+
+    ``roster`` says which learners' servers there are, where that is not what the hub of a trial has written.
+    """
     environ = os.environ | _hosted_environment(settings)
     host, port = _address(environ.get("JUPYTERHUB_SERVICE_URL", ""))
     _prepare(settings)
-    with _compose(settings, environ) as parts:
+    with _compose(settings, environ, roster) as parts:
         # The proxy in front is ours and, in a trial, on this machine.
         forwarded = {"proxy_headers": True, "forwarded_allow_ips": "127.0.0.1"}
         _Server(_config(settings, parts.app, host=host, port=port, **forwarded), lambda: _begin(parts)).run()
@@ -83,7 +88,7 @@ def run_gpu_monitor(settings: Settings) -> None:
     _prepare(settings)
     socket = settings.gpu_socket
     with ExitStack() as stack:
-        monitor = Monitor(Nvml(), Host())
+        monitor = _monitor(settings, settings.run_dir)
         stack.callback(monitor.close)
         socket.unlink(missing_ok=True)  # of a service that was killed; a new name is open to every service's user
         _Server(_config(settings, create_monitor_app(monitor), uds=str(socket)), monitor.start).run()
@@ -131,7 +136,7 @@ def _begin(parts: _Parts) -> None:
 
 
 @contextmanager
-def _compose(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Parts]:
+def _compose(settings: Settings, environ: Mapping[str, str], roster: Callable[[], Roster] | None) -> Iterator[_Parts]:
     """Make the parts; closing goes backwards: no new checks, then the judge's processes, then the database."""
     with ExitStack() as stack:
         course = Course.load(settings.labs_dir, settings.checks_dir)
@@ -143,6 +148,10 @@ def _compose(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Parts]
         stack.callback(judge.close)
         checks = Checks(course, store, judge, executor, notebook_bytes=settings.notebook_mb << 20)
         stack.callback(checks.close, seconds=2.0)
+        gpus = _gpus(settings, stack, roster)
+        collector = Collector(gpus, store)
+        stack.callback(collector.close)
+        collector.start()
         app = create_app(
             settings=settings,
             credentials=_credentials(settings),
@@ -150,7 +159,7 @@ def _compose(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Parts]
             store=store,
             checks=checks,
             hub=HubClient.from_env(environ),
-            gpu=Reader(_gpus(settings, stack), deadline=1.5),
+            gpu=gpus,
         )
         yield _Parts(app, checks, warm)
 
@@ -163,13 +172,25 @@ def _judge(settings: Settings) -> tuple[Judge | RemoteJudge, Callable[[], None]]
     return judge, judge.warm
 
 
-def _gpus(settings: Settings, stack: ExitStack) -> Callable[[], dict[str, Any]]:
-    """Where the GPUs are read: a hosted server has a service for that, whose container has the driver."""
+def _gpus(settings: Settings, stack: ExitStack, roster: Callable[[], Roster] | None) -> Monitor | RemoteMonitor:
+    """What knows of the GPUs: a hosted server has a service for that, whose container sees the machine's processes."""
     if settings.spawner == "docker":
-        remote = RemoteGpus(settings.gpu_socket)
+        remote = RemoteMonitor(settings.gpu_socket)
         stack.callback(remote.close)
         return remote
-    return Nvml().read
+    monitor = _monitor(settings, settings.state_dir, roster)
+    stack.callback(monitor.close)
+    monitor.start()
+    return monitor
+
+
+def _monitor(settings: Settings, folder: Path, roster: Callable[[], Roster] | None = None) -> Monitor:
+    """``folder`` is where it keeps its account."""
+    return Monitor(
+        lambda hear: Sampling(on_frame=hear),
+        roster=roster or RosterFile(settings.roster_file),
+        account=folder / "gpu-account.json",
+    )
 
 
 def _credentials(settings: Settings) -> Credentials:

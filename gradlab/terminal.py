@@ -5,6 +5,7 @@ Learner code chooses some of the text, so nothing here is read as markup, and co
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -81,25 +82,78 @@ def labs_view(report: Data) -> RenderableType:
     return Group(*parts)
 
 
-def gpu_view(reading: Data) -> RenderableType:
-    """A GPU reading as a table, or the sentence that says why there is none."""
-    if not reading["available"]:
-        return Text(reading["message"])
-    table = Table("GPU", "Name", "Memory", "Use", "Temperature", "Power", title=f"Driver {reading['driver_version']}")
-    for device in reading["devices"]:
-        used, total = device["memory_used"], device["memory_total"]
-        memory = "-" if used is None or total is None else f"{used / (1 << 30):.1f} of {total / (1 << 30):.1f} GiB"
-        table.add_row(
-            str(device["index"]),
-            device["name"] or "-",
-            memory,
-            _unit(device["utilisation"], " %"),
-            _unit(device["temperature"], " °C"),
-            _unit(device["power"], " W"),
-        )
-    errors = [Text(f"GPU {d['index']}: {d['error']}", "red") for d in reading["devices"] if d["error"]]
-    messages = [Text(reading["message"], "yellow")] if reading["message"] else []
-    return Group(table, *errors, *messages)
+def gpu_view(view: Data) -> RenderableType:
+    """GPU by learner as a table, or the sentence that says why there is none."""
+    if not view["available"]:
+        return Text(plain(view["message"]))
+    driver = f"Driver {view['driver_version'] or 'of unknown version'}"
+    title = f"Simulated GPUs, {driver.lower()}" if view["simulated"] else driver
+    table = Table("GPU", "Name", "Who", "Memory", "Use", "Temperature", "Power", title=title)
+    for device in view["devices"]:
+        _gpu_rows(table, device)
+    below: list[RenderableType] = []
+    for device in view["devices"]:
+        problems = [f"{name.replace('_', ' ')}: {why}" for name, why in device["problems"].items()]
+        below += [Text(f"GPU {device['index']}: {plain(device['error'])}", "red")] if device["error"] else []
+        below += [Text(f"GPU {device['index']}, {plain(problem)}", "yellow") for problem in problems]
+        below += [_event(device["index"], event) for event in device["events"]]
+    below += [Text(plain(view["message"]), "yellow")] if view["message"] else []
+    below += [_idle(one, view["devices"]) for one in view["idle"]]
+    if view["slots"]:
+        below.append(Text(f"{view['free']} of {view['slots']} places on GPUs are free, {len(view['queue'])} wait."))
+    return Group(table, *below)
+
+
+def _gpu_rows(table: Table, device: Data) -> None:
+    """The GPU, and below it who is on it: learners, the machine's own processes, and what nobody accounts for."""
+    table.add_row(
+        str(device["index"]),
+        plain(device["name"] or "-"),
+        Text("all", "dim"),
+        _memory(device["memory_used"], device["memory_total"]),
+        _unit(device["utilisation"], " %"),
+        _unit(device["temperature"], " °C"),
+        _unit(device["power"], " W"),
+    )
+    for one in device["mig"] or ():
+        words = Text(f"slice {plain(one['name'] or one['uuid'] or '')}", "dim")
+        memory = _memory(one["memory_used"], one["memory_total"])
+        table.add_row("", "", words, memory, _unit(one["utilisation"], " %"), "", "")
+    for part in device["parts"]:
+        who = " ".join(filter(None, [_whose(part), part["lab"] and f"({part['lab']})"]))
+        table.add_row("", "", plain(who), _memory(part["memory"]), _unit(part["utilisation"], " %"), "", "")
+    on = {(part["learner"], part["server"]) for part in device["parts"]}
+    for holder in device["holders"]:
+        if (holder["learner"], holder["server"]) not in on:
+            table.add_row("", "", Text(f"{plain(_whose(holder))} holds it", "yellow"), "nothing", "", "", "")
+    machine = device["machine"]
+    if machine["processes"]:
+        count = "1 process" if machine["processes"] == 1 else f"{machine['processes']} processes"
+        words = Text(f"no learner ({count})", "dim")
+        table.add_row("", "", words, _memory(machine["memory"]), _unit(machine["utilisation"], " %"), "", "")
+    if device["unattributed"]:
+        table.add_row("", "", Text("unattributed", "dim"), _memory(device["unattributed"]), "", "", "")
+
+
+def _whose(one: Data) -> str:
+    return f"{one['learner']}/{one['server']}" if one["server"] else str(one["learner"])
+
+
+def _event(index: int, event: Data) -> Text:
+    when = time.strftime("%H:%M:%S", time.localtime(event["at"]))
+    fault = "a program's fault" if event["application"] else "look at the card"
+    return Text(f"GPU {index}, {when}: Xid {event['xid']}, {plain(event['meaning'])} ({fault}).", "yellow")
+
+
+def _idle(one: Data, devices: Iterable[Data]) -> Text:
+    name = next((f"GPU {device['index']}" for device in devices if device["uuid"] == one["device"]), one["device"])
+    return Text(f"{plain(_whose(one))} has not used {name} for {one['seconds'] / 60:.0f} min.", "yellow")
+
+
+def _memory(used: int | None, total: int | None = None) -> str:
+    if used is None:
+        return "-"
+    return f"{used / (1 << 30):.1f} GiB" if total is None else f"{used / (1 << 30):.1f} of {total / (1 << 30):.1f} GiB"
 
 
 def line_view(line: Data) -> RenderableType:

@@ -13,13 +13,18 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from gradlab.gpu.frames import unavailable
 from gradlab.gpu.host import Host
-from gradlab.gpu.monitor import Monitor, create_monitor_app
+from gradlab.gpu.monitor import Frame, Monitor
 from gradlab.gpu.nvml import Nvml
+from gradlab.gpu.residents import Residents
+from gradlab.gpu.web import create_monitor_app
+from gradlab.roster import Roster
 from tests.nvml import GIB, Library, loaded
+from tests.procs import process
 from tests.waiting import until
 
-__all__ = ["ADA", "BOB", "NOBODYS", "Machine", "Service", "asking", "monitoring", "serving"]
+__all__ = ["ADA", "BOB", "NOBODYS", "InThread", "Machine", "Service", "asking", "monitoring", "serving"]
 
 ADA, BOB = "a" * 64, "b" * 64
 # A process that is in no container.
@@ -43,8 +48,7 @@ class Machine:
         return Host(self.proc, self.cgroups)
 
     def process(self, pid: int | str, path: str) -> None:
-        (self.proc / str(pid)).mkdir(exist_ok=True)
-        (self.proc / str(pid) / "cgroup").write_text(f"0::{path}\n")
+        process(self.proc, pid, f"0::{path}\n")
 
     def container(self, container: str, *pids: int) -> Path:
         """A container with these processes; the folder of its group."""
@@ -59,6 +63,35 @@ class Machine:
         """This is how long the container has used processors so far."""
         group = self.cgroups / "system.slice" / f"docker-{container}.scope"
         (group / "cpu.stat").write_text(f"usage_usec {seconds * 1e6:.0f}\nuser_usec 0\nsystem_usec 0\n")
+
+
+class InThread:
+    """A sampler that reads in a thread of this process, where a test has put a driver of its own below the binding."""
+
+    def __init__(self, nvml: Nvml, hear: Callable[[Frame], None], *, every: float = 0.02) -> None:
+        self._nvml, self._hear, self._every = nvml, hear, every
+        self._latest = unavailable("silent", "Nothing has been heard of the NVIDIA driver yet.")
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="samples", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ending.set()
+        self._thread.join(2)
+        self._nvml.close()
+
+    def latest(self) -> Frame:
+        return self._latest
+
+    def limit(self, gpu: str, group: Path, size: int | None) -> None:
+        self._nvml.limit(gpu, group, size)
+
+    def _work(self) -> None:
+        while not self._ending.wait(self._every):
+            self._latest = self._nvml.frame()
+            self._hear(self._latest)
 
 
 @contextmanager
@@ -108,7 +141,9 @@ class Service:
 
 
 @contextmanager
-def monitoring(folder: Path, library: Library | None, **options: Any) -> Iterator[Service]:
+def monitoring(
+    folder: Path, library: Library | None, roster: Callable[[], Roster] = Roster, **options: Any
+) -> Iterator[Service]:
     """The service with this driver, on a machine where Ada has the processes 10 and 11 and Bob has 20."""
     machine = Machine(folder)
     machine.container(ADA, 10, 11)
@@ -117,8 +152,16 @@ def monitoring(folder: Path, library: Library | None, **options: Any) -> Iterato
     socket = folder / "gpus.sock"
     with ExitStack() as stack:
         stack.enter_context(loaded(library))
-        monitor = Monitor(Nvml(cgroups=machine.cgroups), machine.host, every=0.02, **options)
+        nvml = Nvml(cgroups=machine.cgroups)
+        monitor = Monitor(
+            lambda hear: InThread(nvml, hear),
+            host=machine.host,
+            residents=Residents(machine.proc),
+            roster=roster,
+            **options,
+        )
         client = stack.enter_context(serving(create_monitor_app(monitor), socket))
         stack.enter_context(closing(monitor))
         monitor.start()
+        until(lambda: monitor.reading()["state"] != "silent", what="the first frame")
         yield Service(library or Library(), machine, client, socket)

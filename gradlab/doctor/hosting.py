@@ -24,7 +24,7 @@ from gradlab.doctor import access, engine, gpus, services, space
 from gradlab.doctor.databases import database, hub_migrations
 from gradlab.doctor.finding import Finding, careful, unseen
 from gradlab.doctor.judging import ask_judge
-from gradlab.gpu.remote import RemoteGpus
+from gradlab.gpu.remote import RemoteMonitor
 from gradlab.gpu_mode import parse_mode
 from gradlab.hub.containers import INSTALLATION, ROLE
 from gradlab.settings import ROOT, Settings
@@ -220,8 +220,8 @@ def _gpu_findings(
 
 def _readings(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the monitor says of devices, and of who uses them."""
-    with closing(RemoteGpus(settings.gpu_socket)) as remote:
-        reading = remote()
+    with closing(RemoteMonitor(settings.gpu_socket)) as remote:
+        reading = remote.reading()
     try:
         transport = httpx.HTTPTransport(uds=str(settings.gpu_socket))
         with httpx.Client(transport=transport, timeout=_MONITOR_SECONDS) as client:

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gradlab.gpu.nvml import Sample, Use
+from gradlab.gpu.account import GAP_SECONDS
 
 __all__ = ["Activity"]
 
@@ -30,7 +30,6 @@ __all__ = ["Activity"]
 _BUSY_ABOVE = 1
 # Of a core. JupyterLab in an open tab, in which nobody does anything, stayed below 0.03 when it was measured.
 _COMPUTING_ABOVE = 0.1
-_STALE_SECONDS = 5.0
 _FORGET_SECONDS = 2 * 86400.0
 
 
@@ -44,12 +43,12 @@ class _Container:
     measured: bool = True
     devices: dict[str, dict[str, int | None]] = field(default_factory=dict)
 
-    def hold(self, use: Use, memory: int | None) -> None:
-        """One more process that is on this GPU."""
-        device = self.devices.setdefault(use.uuid, {"processes": 0, "memory": 0})
-        device["processes"] = (device["processes"] or 0) + 1
-        device["memory"] = _sum(device["memory"], memory)
-        self.measured = use.measured and (self.measured or not self.processes)
+    def hold(self, device: str, memory: int | None, measured: bool) -> None:
+        """One more process that is on this GPU or MIG instance."""
+        found = self.devices.setdefault(device, {"processes": 0, "memory": 0})
+        found["processes"] = (found["processes"] or 0) + 1
+        found["memory"] = _sum(found["memory"], memory)
+        self.measured = measured and (self.measured or not self.processes)
         self.processes += 1
         self.memory = _sum(self.memory, memory)
 
@@ -64,6 +63,17 @@ class _Device:
     busy_at: float | None = None
     measured: bool = True
     error: str = ""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A GPU or a MIG instance as a frame has it; ``busy`` are the processes that computed since the last frame."""
+
+    name: str
+    processes: Sequence[Mapping[str, Any]]
+    busy: frozenset[int]
+    measured: bool
+    error: str
 
 
 class Activity:
@@ -82,27 +92,28 @@ class Activity:
 
     def take(
         self,
-        sample: Sample,
-        owner: Callable[[int], str | None],
+        frame: Mapping[str, Any],
+        containers: Mapping[int, str],
         processor_seconds: Mapping[str, float],
         now: float,
     ) -> None:
-        """One more sample. ``owner`` tells a process's container, ``processor_seconds`` what each has used so far."""
-        self._message = sample.message
+        """One more frame. ``containers`` tells each process's, ``processor_seconds`` what each has used so far."""
+        self._message = "" if frame["available"] else frame["message"]
         self._compute(processor_seconds, now)
-        if sample.message:
+        if self._message:
             return
-        known = {use.uuid for use in sample.uses if not use.error}
-        if self._at is None or not 0 <= now - self._at <= _STALE_SECONDS or known - self._known:
+        places = [place for device in frame["devices"] for place in _places(device)]
+        known = {place.name for place in places if not place.error}
+        if self._at is None or not 0 <= now - self._at <= GAP_SECONDS or known - self._known:
             self._since = now
         self._at, self._known = now, known
         for container in self._containers.values():
             container.processes, container.memory, container.devices = 0, 0, {}
-        before, self._owners = self._owners, self._own(sample, owner)
+        before, self._owners = self._owners, dict(containers)
         sizes, self._sizes = self._sizes, {}
-        for use in sample.uses:
-            self._use(use, before | self._owners, sizes, now)
-        self._forget(sample, now)
+        for place in places:
+            self._use(place, before | self._owners, sizes, now)
+        self._forget(places, now)
 
     def report(self, now: float) -> dict[str, Any]:
         """What is known, as plain data."""
@@ -116,30 +127,26 @@ class Activity:
             "devices": {name: asdict(device) for name, device in self._devices.items()},
         }
 
-    def _own(self, sample: Sample, owner: Callable[[int], str | None]) -> dict[int, str]:
-        pids = {process.pid for use in sample.uses for process in use.processes}
-        return {pid: container for pid in pids if (container := owner(pid)) is not None}
-
     def _use(
-        self, use: Use, owners: Mapping[int, str], sizes: Mapping[tuple[str, int], int | None], now: float
+        self, place: _Place, owners: Mapping[int, str], sizes: Mapping[tuple[str, int], int | None], now: float
     ) -> None:
-        device = self._devices[use.uuid]
-        device.error, device.measured = use.error, use.measured
-        busy = {pid for pid, percent in use.busy.items() if percent > _BUSY_ABOVE}
-        if busy:
+        device = self._devices[place.name]
+        device.error, device.measured = place.error, place.measured
+        if place.busy:
             device.busy_at = now
-        for process in use.processes:
-            self._sizes[use.uuid, process.pid] = process.memory
-            if process.pid not in owners:
+        for process in place.processes:
+            pid, memory = process["pid"], process["memory"]
+            self._sizes[place.name, pid] = memory
+            if pid not in owners:
                 continue
-            container = self._containers[owners[process.pid]]
-            container.hold(use, process.memory)
-            if process.memory != 0:  # None may be anything
+            container = self._containers[owners[pid]]
+            container.hold(place.name, memory, place.measured)
+            if memory != 0:  # None may be anything
                 container.held_at = now
-            if sizes.get((use.uuid, process.pid), 0) != process.memory:
+            if sizes.get((place.name, pid), 0) != memory:
                 container.busy_at = now
-        # A process may have been busy and have ended since the last sample.
-        for pid in busy & owners.keys():
+        # A process may have been busy and have ended since the last frame.
+        for pid in place.busy & owners.keys():
             self._containers[owners[pid]].busy_at = now
 
     def _compute(self, processor_seconds: Mapping[str, float], now: float) -> None:
@@ -150,21 +157,49 @@ class Activity:
             if now > at and (spent - last) / (now - at) > _COMPUTING_ABOVE:
                 container.computing_at = now
 
-    def _forget(self, sample: Sample, now: float) -> None:
+    def _forget(self, places: Sequence[_Place], now: float) -> None:
         for name in [name for name, container in self._containers.items() if container.forgotten(now)]:
             if name not in self._seconds:
                 del self._containers[name]
-        for name in self._devices.keys() - {use.uuid for use in sample.uses}:
+        for name in self._devices.keys() - {place.name for place in places}:
             del self._devices[name]
 
     def _stale(self, now: float) -> str:
         remedy = "If it stays so, run `nvidia-smi`: when that hangs too, only a restart of the machine helps."
         if self._at is None:
             return f"Nothing has been heard of the NVIDIA driver yet. {remedy}"
-        if not 0 <= now - self._at <= _STALE_SECONDS:
+        if not 0 <= now - self._at <= GAP_SECONDS:
             when = time.strftime("%H:%M:%S", time.localtime(self._at))
             return f"The NVIDIA driver does not answer; what is known is from {when}. {remedy}"
         return ""
+
+
+def _places(device: Mapping[str, Any]) -> Iterator[_Place]:
+    """What processes run on: a GPU, or the instances of one in MIG mode."""
+    processes = device["processes"] or ()
+    if device["mig"] is None or _error(device):
+        busy = frozenset(int(pid) for pid, percent in device["busy"].items() if percent > _BUSY_ABOVE)
+        name = str(device["uuid"] or f"GPU at index {device['index']}")
+        yield _Place(name, processes, busy, device["measured"], _error(device))
+        return
+    for instance in device["mig"]:
+        on = [process for process in processes if process["instance"] == instance["uuid"]]
+        # Only of the instance is it known, where it is: whoever is on it counts as busy when it is.
+        busy = frozenset(process["pid"] for process in on if (instance["utilisation"] or 0) > _BUSY_ABOVE)
+        measured = instance["utilisation"] is not None
+        yield _Place(str(instance["uuid"]), on, busy, measured, instance["error"] or "")
+
+
+def _error(device: Mapping[str, Any]) -> str:
+    """Why nothing is known of a device's use; empty if it is."""
+    if device["error"]:
+        return str(device["error"])
+    if device["processes"] is None:
+        return (
+            "The driver does not say which processes use this GPU, so whether it is idle is not known. Give the GPU "
+            "monitor more rights: docs/operators.md, “Idle servers and idle GPUs”, has them."
+        )
+    return ""
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

@@ -1,17 +1,11 @@
-"""The GPU monitor: a service of its own on a hosted server, which every container's processes are in sight of.
+"""The GPU monitor: frames of the sampler, joined with whose processes those are, and what is remembered of them.
 
-It runs in the host's PID namespace, because the driver hides processes from everybody else, and answers over HTTP on a
-Unix socket in the folder where services meet:
+It must see every container's processes, so on a hosted server it has a container of its own in the host's PID
+namespace (the driver hides processes from everybody else), where ``gradlab.gpu.web`` serves it; in a trial it is a
+thread of the portal.
 
-    GET  /health    → {"state": "ok"}
-    GET  /gpus      → a reading (gradlab.gpu.nvml.devices); each device has also "mig", its instances or None, and
-                      "memory_limits": {"hard": bool, "why": sentence}
-    GET  /activity  → who uses which GPU (gradlab.gpu.activity), sampled once a second
-    POST /limits {"container": "<64hex>", "pid": 4711, "gpu": "GPU-…", "bytes": 1073741824 | null}
-                    → {"hard": bool, "why": sentence}
-
-The driver may hang for ever in any call. No answer waits for that: readings and samples are taken in threads of their
-own, and what is answered meanwhile says from when it is.
+The driver may hang for ever in any call. It is asked in a process of its own (``gradlab.gpu.sampling``), so no answer
+here waits for it, and what is answered meanwhile says from when it is.
 """
 
 from __future__ import annotations
@@ -20,155 +14,187 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
-
-from gradlab.errors import LimitRefused
+from gradlab.gpu.account import Account
 from gradlab.gpu.activity import Activity
-from gradlab.gpu.host import Host
-from gradlab.gpu.nvml import Nvml
-from gradlab.gpu.reader import Reader
+from gradlab.gpu.history import History
+from gradlab.gpu.host import Host, hidden_processes
+from gradlab.gpu.join import Joined, ServerUse, join
+from gradlab.gpu.owners import Owner
+from gradlab.gpu.residents import Residents
+from gradlab.gpu.view import view_of
+from gradlab.roster import Roster
 
-__all__ = ["Monitor", "create_monitor_app"]
+__all__ = ["Frame", "Monitor", "Sampler", "overuse"]
 
 log = logging.getLogger(__name__)
 
-_READING_SECONDS = 1.0
-_LIMIT_SECONDS = 5.0
-_AGAIN_SECONDS = 10.0
-_CLOSE_SECONDS = 2.0
+Frame = dict[str, Any]
+
+
+class Sampler(Protocol):
+    """Where frames come from: ``gradlab.gpu.sampling.Sampling``."""
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+    def latest(self) -> Frame: ...
+    def limit(self, gpu: str, group: Path, size: int | None) -> None: ...
 
 
 class Monitor:
-    """Samples from :meth:`start` to :meth:`close`. Whatever the driver does, all else answers within seconds."""
+    """Works from :meth:`start` to :meth:`close`. Every method answers at once, but for :meth:`limit`: within seconds.
+
+    ``sampler`` makes the source of frames, given what is to hear them; ``account`` is the file of GPU-seconds.
+    """
 
     def __init__(
         self,
-        nvml: Nvml,
-        host: Host,
+        sampler: Callable[[Callable[[Frame], None]], Sampler],
         *,
-        every: float = 1.0,
-        deadline: float = _LIMIT_SECONDS,
+        host: Host | None = None,
+        residents: Residents | None = None,
+        roster: Callable[[], Roster] = Roster,
+        account: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._nvml = nvml
-        self._host = host
-        self._every = every
-        self._deadline = deadline
+        self._host = host or Host()
+        self._residents = residents or Residents()
+        self._roster = roster
         self._clock = clock
         self._activity = Activity()
-        self._account = threading.Lock()
-        self._limiting = threading.Lock()
-        self._ending = threading.Event()
+        self._account = Account(account)
+        self._history = History()
+        self._lock = threading.Lock()
         self._blind = ""
+        self._suspicion = ""
+        self._hidden = ""
         self._fault = ""
-        self._thread = threading.Thread(target=self._sample, name="gpu-samples", daemon=True)
-        self.reading = Reader(nvml.read_all, deadline=_READING_SECONDS, clock=clock)
+        self._now: tuple[Frame, Joined, Roster, dict[int, Owner]] | None = None
+        self._sampler = sampler(self._hear)
 
     def start(self) -> None:
         self._blind = self._host.why_blind()
         if self._blind:
             log.warning("%s", self._blind)
-        self._thread.start()
+        self._sampler.start()
 
     def close(self) -> None:
         """End, without waiting long for a driver that hangs."""
-        self._ending.set()
-        if self._thread.is_alive():
-            self._thread.join(_CLOSE_SECONDS)
-        self._nvml.close()
+        self._sampler.close()
+        with self._lock:
+            self._account.save(self._clock())
+
+    def reading(self) -> Frame:
+        """The latest frame (``gradlab.gpu.nvml``), all devices and processes."""
+        return self._sampler.latest()
+
+    def view(self) -> dict[str, Any]:
+        """GPU by learner, now (``gradlab.gpu.view``)."""
+        latest = self._sampler.latest()
+        with self._lock:
+            frame, joined, roster, _ = self._now or (latest, Joined(), self._roster(), {})
+            if not latest["available"] and frame["available"]:  # it has begun to hang since
+                frame, joined = latest, join(latest, {}, roster)
+            view = view_of(frame, joined, roster, self._account.standing, since=self._since())
+            problem = self._problem()
+        return view | {"message": view["message"] or problem}
+
+    def history(self, since: float = 0.0) -> dict[str, Any]:
+        """The last hour (``gradlab.gpu.history``)."""
+        with self._lock:
+            return self._history.read(since)
+
+    def usage(self) -> dict[str, Any]:
+        """GPU-seconds and peaks (``gradlab.gpu.account``)."""
+        with self._lock:
+            return self._account.totals()
 
     def activity(self) -> dict[str, Any]:
-        """Who uses which GPU."""
-        with self._account:
+        """Which container uses which GPU (``gradlab.gpu.activity``)."""
+        with self._lock:
             found = self._activity.report(self._clock())
-        problem = self._blind or self._fault
+            problem = self._problem()
         return found | {"ok": False, "message": problem} if problem else found
+
+    def over(self) -> list[dict[str, Any]]:
+        """Servers in containers that have more GPU memory than their share, and their processes, the largest first.
+
+        ``pid`` is a process's number in the innermost namespace it is in, the one that its container has.
+        """
+        with self._lock:
+            if self._now is None or self._problem():
+                return []
+            frame, joined, _, owners = self._now
+        servers = [use for use in joined.servers if use.over_share and use.server.container]
+        return [overuse(frame, use, owners, self._host.inner_pid) for use in servers]
 
     def limit(self, container: str, pid: int, gpu: str, size: int | None) -> None:
         """Limit the GPU memory of a container, or lift the limit; LimitRefused says why there is none."""
-        group = self._host.group(container, pid)
-        silent = f"The NVIDIA driver has not answered for {self._deadline:g} s, so no limit is known to be set."
-        if not self._limiting.acquire(timeout=self._deadline):
-            raise LimitRefused(silent)
-        done = threading.Event()
-        refused: list[Exception] = []
+        self._sampler.limit(gpu, self._host.group(container, pid), size)
 
-        def work() -> None:
-            try:
-                self._nvml.limit(gpu, group, size)
-            except Exception as error:
-                refused.append(error)
-            finally:
-                self._limiting.release()
-                done.set()
-
-        threading.Thread(target=work, name="gpu-limit", daemon=True).start()
-        if not done.wait(self._deadline):
-            raise LimitRefused(silent)
-        if refused:
-            raise refused[0]
-
-    def _sample(self) -> None:
-        pause = 0.0
-        while not self._ending.wait(pause):
-            began = time.monotonic()
-            try:
-                well = self._take()
-                self._fault = ""
-            except Exception as error:  # a thread that ends would be taken for GPUs that nobody uses
-                well = False
-                self._fault = f"Sampling the GPUs failed: {type(error).__name__}: {error}. The log has more."
-                log.exception("Sampling the GPUs failed.")
-            # Without a driver there is nothing to ask every second.
-            pause = max(0.0, (self._every if well else _AGAIN_SECONDS * self._every) - (time.monotonic() - began))
-
-    def _take(self) -> bool:
-        sample = self._nvml.sample()
-        spent = self._host.processor_seconds()
-        with self._account:
-            self._activity.take(sample, self._host.container, spent, self._clock())
-        return not sample.message
-
-
-class _Limit(BaseModel):
-    container: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    pid: Annotated[int, Field(ge=1)]
-    gpu: Annotated[str, Field(max_length=96)]
-    bytes: Annotated[int, Field(ge=1, lt=2**63)] | None
-
-
-def create_monitor_app(monitor: Monitor) -> FastAPI:
-    """The service as an ASGI application."""
-    app = FastAPI(title="Gradlab GPU monitor", openapi_url=None, docs_url=None, redoc_url=None)
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"state": "ok"}
-
-    @app.get("/gpus")
-    def gpus() -> dict[str, Any]:
-        return monitor.reading()
-
-    @app.get("/activity")
-    def activity() -> dict[str, Any]:
-        return monitor.activity()
-
-    @app.post("/limits")
-    def limits(wanted: _Limit) -> dict[str, Any]:
+    def _hear(self, frame: Frame) -> None:
+        """One more frame; called in the sampler's thread."""
         try:
-            monitor.limit(wanted.container, wanted.pid, wanted.gpu, wanted.bytes)
-        except LimitRefused as error:
-            return {"hard": False, "why": str(error)}
-        if wanted.bytes is None:
-            return {"hard": False, "why": "The limit is lifted."}
-        return {"hard": True, "why": f"The driver keeps the container to {wanted.bytes / 2**30:.1f} GiB."}
+            self._take(frame)
+            self._fault = ""
+        except Exception as error:  # what was remembered until now would be taken for what is
+            if not self._fault:
+                log.exception("A sample of the GPUs could not be taken in.")
+            self._fault = f"Sampling the GPUs failed: {type(error).__name__}: {error}. The log has more."
 
-    @app.exception_handler(Exception)
-    async def failed(_request: Any, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": f"{type(error).__name__}: {error}"}, status_code=500)
+    def _take(self, frame: Frame) -> None:
+        roster, now = self._roster(), frame["at"]
+        owners = self._residents.owners(_pids(frame), roster)
+        spent = self._host.processor_seconds()
+        joined = join(frame, owners, roster)
+        containers = {pid: container for pid, owner in owners.items() if (container := _container(owner))}
+        # Memory may be there a moment before its process is listed.
+        before, self._suspicion = self._suspicion, hidden_processes(frame)
+        with self._lock:
+            self._hidden = self._suspicion if before else ""
+            self._activity.take(frame, containers, spent, now)
+            self._account.take(joined, now, sampled=frame["available"])
+            self._history.take(joined, now, sampled=frame["available"])
+            self._now = frame, joined, roster, owners
 
-    return app
+    def _since(self) -> float | None:
+        since: float | None = self._activity.report(self._clock())["since"]
+        return since
+
+    def _problem(self) -> str:
+        """Why nobody knows who uses a GPU, though the driver answers; empty if somebody does."""
+        return self._blind or self._hidden or self._fault or self._residents.problem
+
+
+def overuse(
+    frame: Frame, use: ServerUse, owners: dict[int, Owner], inner_pid: Callable[[int], int | None]
+) -> dict[str, Any]:
+    """One server that is over its share, as :meth:`Monitor.over` tells it."""
+    server = use.server
+    found: dict[int, int] = {}
+    for device in frame["devices"]:
+        for process in device["processes"] or ():
+            place, owner = (device["uuid"], process["instance"]), owners.get(process["pid"])
+            if server.device in place and owner is not None and owner.server == server and process["memory"]:
+                found[process["pid"]] = found.get(process["pid"], 0) + process["memory"]
+    inside = [{"pid": inner_pid(pid), "memory": memory} for pid, memory in found.items()]
+    return {
+        "learner": server.learner,
+        "server": server.name,
+        "container": server.container,
+        "device": server.device,
+        "share": server.share,
+        "memory": sum(found.values()),
+        "processes": sorted((one for one in inside if one["pid"]), key=lambda one: -(one["memory"] or 0)),
+    }
+
+
+def _pids(frame: Frame) -> set[int]:
+    listed = {process["pid"] for device in frame["devices"] for process in device["processes"] or ()}
+    return listed | {int(pid) for device in frame["devices"] for pid in device["busy"]}
+
+
+def _container(owner: Owner) -> str:
+    return owner.server.container if owner.server is not None else owner.container

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from gradlab.cli import main
 from gradlab.settings import PREFIX
-from gradlab.terminal import doctor_view, gpu_view, labs_view, line_view, plain, verdict_view
+from gradlab.terminal import doctor_view, labs_view, line_view, plain, verdict_view
 from gradlab.verification import mistaken_notebook, solved_notebook
 from tests.courses import CourseFolder, write_course
 from tests.waiting import ended, until
@@ -367,20 +367,6 @@ def test_a_lab_that_is_not_proven_says_why_and_what_to_do() -> None:
     assert "tensors not proven in 1.0 s" in text
     assert "1 of 2 questions of these topics are answered by an exercise." in text
     assert "0/1" in text
-
-
-def test_gpus_are_a_table_with_what_is_not_reported_left_out() -> None:
-    device = {"index": 0, "name": "NVIDIA H200", "memory_used": 3 << 30, "memory_total": 140 << 30, "utilisation": None}
-    device |= {"temperature": 35, "power": 78.5, "error": None}
-    lost = dict.fromkeys(device) | {"index": 1, "error": "This GPU has fallen off the bus."}
-    text = shown(gpu_view({"available": True, "message": "", "driver_version": "610.43", "devices": [device, lost]}))
-    assert "Driver 610.43" in text
-    assert "NVIDIA H200" in text
-    assert "3.0 of 140.0 GiB" in text
-    assert "35 °C" in text
-    assert "78.5 W" in text
-    assert "GPU 1: This GPU has fallen off the bus." in text
-    assert shown(gpu_view({"available": False, "message": "No driver."})) == "No driver.\n"
 
 
 def test_findings_show_their_remedy_below_them() -> None:

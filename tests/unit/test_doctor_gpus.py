@@ -26,7 +26,7 @@ def read(library: Library | None, tmp_path: Path) -> dict[str, Any]:
     with loaded(library):
         nvml = Nvml(cgroups=tmp_path)
         try:
-            return nvml.read_all()
+            return nvml.frame()
         finally:
             nvml.close()
 

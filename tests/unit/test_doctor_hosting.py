@@ -21,14 +21,16 @@ from gradlab.doctor.databases import hub_migrations
 from gradlab.doctor.finding import Finding
 from gradlab.doctor.hosting import Place
 from gradlab.errors import CourseError
-from gradlab.gpu.monitor import Monitor, create_monitor_app
+from gradlab.gpu.monitor import Monitor
 from gradlab.gpu.nvml import Nvml
+from gradlab.gpu.residents import Residents
+from gradlab.gpu.web import create_monitor_app
 from gradlab.judge_service import create_judge_app
 from gradlab.settings import ROOT, Settings
 from gradlab.store.database import open_database
 from tests.courses import CourseFolder, write_course
 from tests.handlers import JsonHandler, serving
-from tests.monitors import Machine
+from tests.monitors import InThread, Machine
 from tests.monitors import serving as serving_at
 from tests.nvml import Card, Library, loaded
 from tests.waiting import until
@@ -170,10 +172,11 @@ def place(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, j
     hubs.dispose()
     course = Course.load(settings.labs_dir, settings.checks_dir)
     with ExitStack() as stack:
-        stack.enter_context(loaded(Library(Card())))
+        stack.enter_context(loaded(Library(Card(used=0))))
         nvml = Nvml(cgroups=tmp_path)
-        Engine.answers = well(nvml.read_all()["devices"][0]["uuid"])
-        monitor = Monitor(nvml, Machine(tmp_path / "machine").host)
+        Engine.answers = well(nvml.frame()["devices"][0]["uuid"])
+        machine = Machine(tmp_path / "machine")
+        monitor = Monitor(lambda hear: InThread(nvml, hear), host=machine.host, residents=Residents(machine.proc))
         monitor.start()
         stack.callback(monitor.close)
         until(lambda: monitor.activity().get("ok"), what="the first sample")

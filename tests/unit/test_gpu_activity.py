@@ -1,11 +1,11 @@
-"""The account of who uses which GPU, fed with samples by hand."""
+"""The account of who uses which GPU, fed with frames by hand."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from gradlab.gpu.activity import Activity
-from gradlab.gpu.nvml import Process, Sample, Use
+from tests.gpuframes import device, frame, process, silent
 from tests.monitors import ADA, BOB
 
 OWNERS = {10: ADA, 11: ADA, 20: BOB}
@@ -15,13 +15,19 @@ MIB = 1 << 20
 class Account(Activity):
     """Takes samples at times counted from 1000, of processes that are Ada's, Bob's or nobody's."""
 
-    def at(self, now: float, *uses: Use, message: str = "", spent: dict[str, float] | None = None) -> dict[str, Any]:
-        self.take(Sample(uses, message), OWNERS.get, spent or {}, 1000.0 + now)
-        return self.report(1000.0 + now)
+    def at(
+        self, now: float, *devices: dict[str, Any], message: str = "", spent: dict[str, float] | None = None
+    ) -> dict[str, Any]:
+        at = 1000.0 + now
+        self.take(silent(at, message=message) if message else frame(*devices, at=at), OWNERS, spent or {}, at)
+        return self.report(at)
 
 
-def on(uuid: str, *processes: tuple[int, int | None], **options: Any) -> Use:
-    return Use(uuid, tuple(Process(pid, memory) for pid, memory in processes), **options)
+def on(
+    uuid: str, *processes: tuple[int, int | None], busy: dict[int, int] | None = None, **more: Any
+) -> dict[str, Any]:
+    samples = {str(pid): percent for pid, percent in (busy or {}).items()}
+    return device(uuid, *(process(pid, memory) for pid, memory in processes), busy=samples, **more)
 
 
 def test_processes_and_memory_are_told_by_container_and_device() -> None:
@@ -112,6 +118,46 @@ def test_a_driver_that_says_nothing_or_no_longer_is_not_ok() -> None:
     assert stale["message"].startswith("The NVIDIA driver does not answer; what is known is from ")
     assert stale["containers"][ADA]["processes"] == 1
     assert account.at(7, message="No driver.") | {"ok": False, "message": "No driver."} == account.report(1007.0)
+
+
+def test_a_device_that_does_not_list_processes_is_not_idle() -> None:
+    found = Account().at(0, on("GPU-0", processes=None))
+    assert found["devices"]["GPU-0"]["error"].startswith("The driver does not say which processes use this GPU")
+
+
+def divided(*percents: int | None) -> dict[str, Any]:
+    """A GPU with instances, the process 10 on the first and 20 on the second."""
+    names = [f"MIG-{number}" for number, _ in enumerate(percents)]
+    instances = [
+        {"uuid": name, "utilisation": percent, "error": None} for name, percent in zip(names, percents, strict=True)
+    ]
+    on = [process(pid, MIB, sm=None, instance=name) for pid, name in zip((10, 20), names, strict=True)]
+    return device("GPU-0", *on, mig=instances, measured=False)
+
+
+def test_processes_on_a_mig_instance_are_told_by_the_instance() -> None:
+    account = Account()
+    account.at(0, divided(None, None))
+    found = account.at(1, divided(None, None))
+    assert found["containers"][ADA]["devices"] == {"MIG-0": {"processes": 1, "memory": MIB}}
+    assert (found["containers"][ADA]["measured"], found["containers"][ADA]["busy_at"]) == (False, 1000.0)
+    assert found["devices"].keys() == {"MIG-0", "MIG-1"}
+
+
+def test_an_instance_whose_utilisation_is_known_is_measured() -> None:
+    account = Account()
+    account.at(0, divided(0, 0))
+    found = account.at(1, divided(70, 0))["containers"]
+    assert (found[ADA]["measured"], found[ADA]["busy_at"], found[BOB]["busy_at"]) == (True, 1001.0, 1000.0)
+
+
+def test_an_instance_that_cannot_be_asked_is_an_error_of_its_own() -> None:
+    one = divided(None, None)
+    one["mig"][1]["error"] = "It is gone."
+    assert {name: found["error"] for name, found in Account().at(0, one)["devices"].items()} == {
+        "MIG-0": "",
+        "MIG-1": "It is gone.",
+    }
 
 
 def test_what_is_long_over_is_forgotten() -> None:

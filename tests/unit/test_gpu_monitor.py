@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -19,10 +18,11 @@ import pytest
 from fastapi import FastAPI
 
 from gradlab import service as portal
-from gradlab.gpu.remote import RemoteGpus
+from gradlab.gpu.remote import RemoteMonitor
+from gradlab.roster import Roster, Server, Waiter
 from gradlab.settings import ROOT, Settings
-from tests.monitors import asking, monitoring, serving
-from tests.nvml import GIB, Card, Library, Runs, loaded, replaceable
+from tests.monitors import ADA, NOBODYS, asking, monitoring, serving
+from tests.nvml import GIB, Card, Library, Runs
 from tests.waiting import until
 
 # -- readings ------------------------------------------------------------------------------------------------------
@@ -37,9 +37,9 @@ def test_a_reading_has_mig_instances_and_says_why_memory_is_not_limited(tmp_path
         reading = monitor.get("/gpus")
     assert (reading["available"], reading["message"], reading["driver_version"]) == (True, "", "610.43")
     divided, empty, whole = reading["devices"]
-    assert divided["mig"] == [
-        {"uuid": "MIG-0-0", "name": "NVIDIA H200 MIG 1g.18gb", "memory_total": 16 * GIB, "memory_used": GIB}
-    ]
+    (instance,) = divided["mig"]
+    assert (instance["uuid"], instance["name"]) == ("MIG-0-0", "NVIDIA H200 MIG 1g.18gb")
+    assert (instance["memory_total"], instance["memory_used"], instance["utilisation"]) == (16 * GIB, GIB, None)
     assert (empty["mig"], whole["mig"]) == ([], None)
     assert divided["memory_limits"]["hard"] is False
     assert divided["memory_limits"]["why"].startswith("This GPU is in MIG mode, where the hardware bounds the memory")
@@ -72,63 +72,11 @@ def test_a_driver_without_a_gpu_says_so_and_is_started_anew(tmp_path: Path) -> N
     with monitoring(tmp_path, Library()) as monitor:
         monitor.sampled(lambda found: found["message"].startswith("The NVIDIA driver is loaded but shows no GPU."))
         assert not monitor.get("/gpus")["available"]
-        monitor.library.cards.append(Card())
+        monitor.library.cards.append(Card(used=0))
         assert monitor.sampled(lambda found: found["ok"])["devices"].keys() == {"GPU-0"}
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------------
-
-
-def hanging(library: Library, symbol: str) -> threading.Event:
-    """From now on this function of the driver hangs until the event is set."""
-    gate = threading.Event()
-    answer = getattr(library, f"_{symbol}")
-
-    def hang(*arguments: Any) -> Any:
-        gate.wait(30)
-        return answer(*arguments)
-
-    setattr(type(library), f"_{symbol}", lambda _self, *arguments: hang(*arguments))
-    return gate
-
-
-def test_a_driver_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
-    library = replaceable(Card(runs=[Runs(10)]))
-    with monitoring(tmp_path, library, deadline=0.1, clock=Clock()) as monitor:
-        monitor.sampled(lambda found: found["ok"])
-        monitor.get("/gpus")
-        gate = hanging(library, "nvmlDeviceGetCount_v2")
-        try:
-            Clock.ahead = 60.0
-            began = time.monotonic()
-            stale = monitor.get("/activity")
-            reading = monitor.get("/gpus")
-            for _ in range(60):  # more than there are threads to answer
-                assert monitor.get("/gpus")["message"].startswith(
-                    "The NVIDIA driver does not answer; these figures are"
-                )
-            refused = monitor.limit()
-            again = monitor.limit()
-            assert monitor.get("/health") == {"state": "ok"}
-            assert time.monotonic() - began < 5
-        finally:
-            gate.set()
-            Clock.ahead = 0.0
-        assert not stale["ok"]
-        assert stale["message"].startswith("The NVIDIA driver does not answer; what is known is from ")
-        assert (reading["available"], reading["devices"][0]["uuid"]) == (True, "GPU-0")
-        silent = "The NVIDIA driver has not answered for 0.1 s, so no limit is known to be set."
-        assert refused == again == {"hard": False, "why": silent}
-        monitor.sampled(lambda found: found["ok"])
-
-
-class Clock:
-    """Time, and a leap."""
-
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 def test_a_fault_of_ours_is_said_and_sampling_goes_on(
@@ -143,42 +91,92 @@ def test_a_fault_of_ours_is_said_and_sampling_goes_on(
 
     monkeypatch.setattr("gradlab.gpu.host.Host.processor_seconds", faulty)
     said = "Sampling the GPUs failed: RuntimeError: a bug of ours. The log has more."
-    with monitoring(tmp_path, Library(Card())) as monitor:
+    with monitoring(tmp_path, Library(Card(used=0))) as monitor:
         assert not monitor.sampled(lambda found: found["message"] == said)["ok"]
         monitor.sampled(lambda found: found["ok"])
-    assert "Traceback" in caplog.text
+    assert caplog.text.count("Traceback") == 1
 
 
 # -- the service ---------------------------------------------------------------------------------------------------
 
 
-def test_the_portals_reading_is_the_monitors(tmp_path: Path) -> None:
-    with monitoring(tmp_path, Library(Card())) as monitor, closing(RemoteGpus(monitor.socket)) as remote:
-        assert remote() == monitor.get("/gpus")
+def test_what_the_portal_hears_is_what_the_monitor_says(tmp_path: Path) -> None:
+    server = Server("ada", container=ADA, device="GPU-0", held_since=1.0)
+    line = (Waiter("eve", "", 2.0, 1),)
+    roster = Roster((server,), line, mode="exclusive", slots=1, free=0)
+    runs = [Runs(10, GIB), Runs(NOBODYS, GIB)]
+    with (
+        monitoring(tmp_path, Library(Card(runs=runs)), lambda: roster) as monitor,
+        closing(RemoteMonitor(monitor.socket)) as remote,
+    ):
+        monitor.sampled(lambda found: found["ok"])
+        assert remote.reading()["devices"][0]["name"] == "NVIDIA H200"
+        view = remote.view()
+        assert (view["available"], view["mode"], view["slots"], view["message"]) == (True, "exclusive", 1, "")
+        (device,) = view["devices"]
+        assert [(part["learner"], part["memory"]) for part in device["parts"]] == [("ada", GIB)]
+        assert (device["machine"]["processes"], device["unattributed"]) == (1, GIB)
+        assert [one["learner"] for one in view["queue"]] == ["eve"]
+        until(lambda: remote.usage()["rows"], what="a row of the account")
+        assert remote.usage()["rows"][0]["learner"] == "ada"
+        history = remote.history()
+        assert history["devices"]["GPU-0"]["memory"][-1] == 3 * GIB
+        assert remote.history(time.time() + 60)["count"] == 0
+
+
+def test_who_is_over_a_share_is_told_with_the_numbers_that_processes_have_inside(tmp_path: Path) -> None:
+    server = Server("ada", container=ADA, device="GPU-0", share=2 * GIB)
+    with monitoring(
+        tmp_path, Library(Card(runs=[Runs(10, GIB), Runs(11, 3 * GIB), Runs(20, 9 * GIB)])), lambda: Roster((server,))
+    ) as monitor:
+        for outer, inner in ((10, 7), (11, 8)):
+            (monitor.machine.proc / str(outer) / "status").write_text(f"Name:\tpython\nNSpid:\t{outer}\t{inner}\n")
+        monitor.sampled(lambda found: found["ok"])
+        assert monitor.get("/over") == [
+            {
+                "learner": "ada",
+                "server": "",
+                "container": ADA,
+                "device": "GPU-0",
+                "share": 2 * GIB,
+                "memory": 4 * GIB,
+                "processes": [{"pid": 8, "memory": 3 * GIB}, {"pid": 7, "memory": GIB}],
+            }
+        ]
 
 
 def test_a_hosted_portal_asks_the_monitor_and_a_trials_the_driver(tmp_path: Path) -> None:
-    with ExitStack() as stack, loaded(Library(Card())):
-        hosted = portal._gpus(Settings(spawner="docker", run_dir=tmp_path), stack)
-        assert hosted()["message"].startswith(f"The GPU monitor does not answer at {tmp_path / 'gpus.sock'} (")
-        assert portal._gpus(Settings(), stack)()["devices"][0]["uuid"] == "GPU-0"
+    with ExitStack() as stack:
+        hosted = portal._gpus(Settings(spawner="docker", run_dir=tmp_path), stack, None)
+        assert hosted.view()["message"].startswith(f"The GPU monitor does not answer at {tmp_path / 'gpus.sock'} (")
+        trial = portal._gpus(Settings(state_dir=tmp_path), stack, None)
+        found = until(lambda: trial.reading()["state"] != "silent" and trial.reading(), 20, what="a first frame")
+        assert (found["available"], found["state"]) in ((False, "no driver"), (True, "ok"))
 
 
 def test_a_monitor_that_is_down_or_confused_is_a_sentence(tmp_path: Path) -> None:
     socket = tmp_path / "gpus.sock"
     remedy = "See whether its service runs: docker compose ps gpu-monitor."
-    with closing(RemoteGpus(socket)) as remote:
-        down = remote()
+    with closing(RemoteMonitor(socket)) as remote:
+        down = remote.reading()
         assert (down["available"], down["devices"], down["driver_version"]) == (False, [], None)
         assert down["message"].startswith(f"The GPU monitor does not answer at {socket} (")
         assert down["message"].endswith(remedy)
+        view = remote.view()
+        assert (view["state"], view["message"], view["servers"]) == ("silent", down["message"], [])
+        assert remote.history(7.0) == {"from": 7, "step": 1, "count": 0, "devices": {}}
+        with pytest.raises(
+            ConnectionError, match=r"The GPU monitor does not answer at .*compose ps gpu-monitor"
+        ):
+            remote.usage()
         with serving(FastAPI(), socket):
-            assert "404 Not Found" in remote()["message"]
+            assert "404 Not Found" in remote.reading()["message"]
     other = tmp_path / "other.sock"
     app = FastAPI()
     app.get("/gpus")(lambda: {"available": True})
-    with serving(app, other), closing(RemoteGpus(other)) as remote:
-        assert remote()["message"] == f"The GPU monitor does not answer at {other} (it gives no reading). {remedy}"
+    with serving(app, other), closing(RemoteMonitor(other)) as remote:
+        said = f"The GPU monitor does not answer at {other} (it gives no reading). {remedy}"
+        assert remote.reading()["message"] == said
 
 
 def test_a_connection_that_the_monitor_gives_up_is_no_silence(tmp_path: Path) -> None:
@@ -186,8 +184,8 @@ def test_a_connection_that_the_monitor_gives_up_is_no_silence(tmp_path: Path) ->
     socket = tmp_path / "gpus.sock"
     app = FastAPI()
     app.get("/gpus")(lambda: {"available": True, "message": "", "driver_version": "1", "devices": []})
-    with serving(app, socket, timeout_keep_alive=0), closing(RemoteGpus(socket)) as remote:
-        assert [remote()["message"] for _ in range(300)] == [""] * 300
+    with serving(app, socket, timeout_keep_alive=0), closing(RemoteMonitor(socket)) as remote:
+        assert [remote.reading()["message"] for _ in range(300)] == [""] * 300
 
 
 def test_the_command_serves_every_user_on_a_machine_without_a_gpu_and_ends_on_sigterm(tmp_path: Path) -> None:

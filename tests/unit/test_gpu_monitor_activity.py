@@ -12,7 +12,7 @@ import pytest
 
 from gradlab.gpu.monitor import Monitor
 from gradlab.gpu.nvml import Nvml
-from tests.monitors import ADA, BOB, NOBODYS, Machine, monitoring
+from tests.monitors import ADA, BOB, NOBODYS, InThread, Machine, monitoring
 from tests.nvml import GIB, Card, Library, Runs, loaded, replaceable
 from tests.waiting import until
 
@@ -97,8 +97,8 @@ def test_mig_instances_have_holders_and_no_utilisation(tmp_path: Path) -> None:
 
 
 def test_instances_made_later_are_found_when_an_old_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradlab.gpu.nvml.session._AGAIN_SECONDS", 0.0)
-    card = Card(instances=[Card()])
+    monkeypatch.setattr("gradlab.gpu.nvml.devices._AGAIN_SECONDS", 0.0)
+    card = Card(used=0, instances=[Card()])
     with monitoring(tmp_path, Library(card)) as monitor:
         monitor.sampled(lambda found: found["ok"])
         gone = {"nvmlDeviceGetComputeRunningProcesses_v3": pynvml.NVML_ERROR_INVALID_ARGUMENT}
@@ -150,7 +150,10 @@ def test_a_monitor_in_a_process_namespace_of_its_own_says_that_it_is_blind(tmp_p
     folder = tmp_path / "m"
     machine = Machine(folder)
     machine.process(1, (machine.proc / "self" / "cgroup").read_text().strip().removeprefix("0::"))
-    with loaded(Library(Card())), closing(Monitor(Nvml(), machine.host, every=0.02)) as monitor:
+    with (
+        loaded(Library(Card())),
+        closing(Monitor(lambda hear: InThread(Nvml(), hear), host=machine.host)) as monitor,
+    ):
         monitor.start()
         until(lambda: monitor.activity()["devices"])
         found = monitor.activity()

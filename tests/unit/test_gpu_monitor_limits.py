@@ -93,9 +93,10 @@ def test_each_thing_that_a_limit_needs_is_named_when_it_is_missing(
         nvml = Nvml(cgroups=machine.cgroups)
 
         def why() -> str:
-            return str(nvml.read_all()["devices"][0]["memory_limits"]["why"])
+            return str(nvml.frame()["devices"][0]["memory_limits"]["why"])
 
         monkeypatch.setattr(os, "geteuid", lambda: 990)
+        monkeypatch.setattr("gradlab.gpu.nvml.devices._LOOK_UP_SECONDS", 0.0)
         capacity = machine.cgroups / "dmem.capacity"
         assert why() == (
             f"Neither the kernel ({capacity}, Linux 6.14 or newer) nor NVIDIA's driver limits the memory of this GPU "
@@ -109,7 +110,7 @@ def test_each_thing_that_a_limit_needs_is_named_when_it_is_missing(
             "servers and idle GPUs”, says how it gets that right."
         )
         monkeypatch.setattr(os, "geteuid", lambda: 0)
-        assert nvml.read_all()["devices"][0]["memory_limits"]["hard"] is True
+        assert nvml.frame()["devices"][0]["memory_limits"]["hard"] is True
         (machine.cgroups / "cgroup.controllers").unlink()
         assert why() == (
             f"Memory limits need cgroup v2, and {machine.cgroups} is no such tree. Start the machine with "

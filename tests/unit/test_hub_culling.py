@@ -23,10 +23,10 @@ from fastapi import FastAPI
 from traitlets.config import Config
 
 from gradlab.gpu.activity import Activity as Account
-from gradlab.gpu.nvml import Process, Sample, Use
 from gradlab.hub.culling import SCOPES, Culler, Server, set_culling
 from gradlab.settings import ROOT, Settings
 from gradlab.store import Store
+from tests import gpuframes
 from tests.hubs import hosted
 from tests.idleness import MINUTE, NOW, SETTINGS, activity
 from tests.monitors import ADA, BOB, serving
@@ -311,8 +311,10 @@ def test_the_real_culler_stops_whom_the_rules_name(tmp_path: Path, store: Store,
     owners = {1: warned, 2: busy, 3: quiet}
     # Who began an hour ago to hold a GPU, and has been sampled every few seconds since.
     for at in range(int(now) - 3600, int(now) + 1, 5):
-        holding = tuple(Process(pid, 1 << 20) for pid in owners)
-        account.take(Sample((Use("GPU-0", holding, {2: 80}),)), owners.get, dict.fromkeys(owners.values(), 1.0), at)
+        holding = [gpuframes.process(pid, 1 << 20, sm=80 if pid == 2 else 0) for pid in owners]
+        account.take(
+            gpuframes.frame(gpuframes.device("GPU-0", *holding), at=at), owners, dict.fromkeys(owners.values(), 1.0), at
+        )
     app = FastAPI()
     app.get("/activity")(lambda: account.report(int(now)))
     environ = {key: value for key, value in os.environ.items() if not key.startswith("GRADLAB_")}
