@@ -38,11 +38,30 @@ def hint(exercise: str | Callable[..., Any] | None = None) -> Hint:
     return hint(exercise)
 
 
-def gpu() -> Devices:
-    """Show this server's GPUs: name, memory and utilisation."""
-    from labkit.devices import Devices
+def gpu(*, watch: float | None = None) -> Devices:
+    """Show your GPUs: what they are, how busy they are, and whose the memory in use is: yours, others', free.
 
-    return Devices.read()
+    ``watch`` keeps the card live for so many seconds (3600 at most): it is read again every second while other cells
+    run. The next ``lab.gpu()``, ``lab.gpu(watch=0)`` or the end of the kernel ends that. ``%gpu`` prints a line a GPU.
+    """
+    from labkit.devices import show
+
+    return show(watch)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """What a learner's kernel has from the start: ``lab`` and ``%gpu``. Elsewhere: ``%load_ext labkit``."""
+    import sys
+
+    shell.user_ns["lab"] = sys.modules[__name__]
+    shell.register_magic_function(_gpu_lines, "line", "gpu")
+
+
+def _gpu_lines(line: str) -> None:
+    """Your GPUs, one line each: how busy, memory in use, yours and others', temperature, power."""
+    from labkit.devices import print_lines
+
+    print_lines(line)
 
 
 def simulate_gpu(gpus: int = 2, *, seed: int | None = None) -> None:

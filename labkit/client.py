@@ -40,7 +40,11 @@ class Portal:
 
     @classmethod
     def from_environment(
-        cls, environ: Mapping[str, str] | None = None, *, tell: Callable[[str], None] | None = None
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        patience: float = 60.0,
+        tell: Callable[[str], None] | None = None,
     ) -> Portal:
         """The portal of the server this kernel runs in; LabError if it runs somewhere else."""
         environ = os.environ if environ is None else environ
@@ -50,7 +54,7 @@ class Portal:
                 f"Checks and hints need a lab server, and this kernel does not run in one: {missing[0]} is not set. "
                 "Open the lab from the portal's list of labs."
             )
-        return cls(environ["GRADLAB_PORTAL_URL"], environ["JUPYTERHUB_API_TOKEN"], tell=tell)
+        return cls(environ["GRADLAB_PORTAL_URL"], environ["JUPYTERHUB_API_TOKEN"], patience=patience, tell=tell)
 
     def submit(self, lab: str, notebook: bytes, only: str | None) -> int:
         """Hand in a notebook; returns the submission's id. From here on the portal keeps it."""
@@ -70,6 +74,10 @@ class Portal:
     def delivered(self, deliveries: Sequence[Mapping[str, str]]) -> None:
         """Tell which labs now lie in the home: ``lab``, ``version`` and ``filename`` of each."""
         self._request("POST", "/api/deliveries", json.dumps(list(deliveries)).encode())
+
+    def gpu(self) -> dict[str, Any]:
+        """What is known of this learner's GPUs and their use now."""
+        return self._request("GET", "/api/gpu/mine", timeout=1.0)
 
     def _request(self, method: str, path: str, body: bytes | None = None, timeout: float = 15.0) -> dict[str, Any]:
         deadline = time.monotonic() + self._patience

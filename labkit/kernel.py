@@ -17,6 +17,9 @@ from labkit.rehearsal import load_what_it_loads
 
 __all__ = ["complete_once", "forked", "load", "take_over"]
 
+# How a kernel spec names an extension of IPython; the one for learners has labkit.
+_EXTENSION = "--IPKernelApp.extra_extensions="
+
 
 def load() -> None:
     """Import all that a kernel imports before it answers its first cell, without starting one here."""
@@ -82,8 +85,10 @@ def _application_class() -> Any:
     class IPKernelApp(kernelapp.IPKernelApp):  # type: ignore[misc]
         def parse_command_line(self, argv: Any = None) -> None:
             match sys.argv[1:]:
-                case ["-f", path]:  # as nearly always: to make a parser for all there is takes longer than the sockets
-                    self.cli_config = Config(IPKernelApp={"connection_file": path})
+                # As nearly always: to make a parser for all there is takes longer than the sockets.
+                case ["-f", path, *extensions] if all(one.startswith(_EXTENSION) for one in extensions):
+                    names = [one.removeprefix(_EXTENSION) for one in extensions]
+                    self.cli_config = Config(IPKernelApp={"connection_file": path, "extra_extensions": names})
                     self.update_config(self.cli_config)
                 case _:
                     super().parse_command_line(argv)

@@ -1,4 +1,4 @@
-"""Verdicts, hints and GPU readings as HTML and as plain text: pure functions of plain data.
+"""Verdicts and hints as HTML and as plain text: pure functions of plain data.
 
 Everything in a verdict may have been chosen by someone's code: it is escaped, stripped of terminal codes and cut to a
 length that keeps a notebook usable. The HTML uses no script and no class; its colours are JupyterLab's own variables,
@@ -13,12 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 __all__ = [
+    "BAD",
+    "GOOD",
+    "LINE",
+    "QUIET",
+    "WARN",
+    "block",
     "clean",
-    "gpu_html",
-    "gpu_text",
+    "escape",
     "hint_html",
     "hint_text",
     "note_html",
+    "prose",
+    "quiet",
     "verdict_html",
     "verdict_text",
 ]
@@ -26,27 +33,27 @@ __all__ = [
 MAX_LINES = 40
 MAX_CHARACTERS = 6000
 
-_GOOD = "var(--jp-success-color1, #2e7d32)"
-_BAD = "var(--jp-error-color1, #c62828)"
-_WARN = "var(--jp-warn-color1, #b26a00)"
-_QUIET = "var(--jp-ui-font-color2, #757575)"
-_LINE = "var(--jp-border-color2, #d0d0d0)"
+GOOD = "var(--jp-success-color1, #2e7d32)"
+BAD = "var(--jp-error-color1, #c62828)"
+WARN = "var(--jp-warn-color1, #b26a00)"
+QUIET = "var(--jp-ui-font-color2, #757575)"
+LINE = "var(--jp-border-color2, #d0d0d0)"
 _FONT = "font-family: var(--jp-ui-font-family, sans-serif); font-size: var(--jp-content-font-size1, 14px)"
 _CODE = "font-family: var(--jp-code-font-family, monospace); font-size: var(--jp-code-font-size, 13px)"
 
 # Outcome → its sign, its colour, and what it means where the verdict itself does not say.
 _OUTCOMES: dict[str, tuple[str, str, str]] = {
-    "passed": ("✓", _GOOD, ""),
-    "failed": ("✗", _BAD, ""),
-    "not attempted": ("○", _QUIET, "There is no answer yet: the stub is as it came."),
-    "skipped": ("↷", _QUIET, "It was not judged."),
-    "error in your code": ("!", _BAD, ""),
-    "timed out": ("◷", _WARN, "It took longer than the time limit."),
-    "out of memory": ("▲", _WARN, "It needed more memory than the limit."),
-    "killed": ("■", _WARN, "It was ended from outside."),
-    "our fault": ("?", _WARN, "The judge itself failed. You lose no points; check again, and tell your instructor."),
+    "passed": ("✓", GOOD, ""),
+    "failed": ("✗", BAD, ""),
+    "not attempted": ("○", QUIET, "There is no answer yet: the stub is as it came."),
+    "skipped": ("↷", QUIET, "It was not judged."),
+    "error in your code": ("!", BAD, ""),
+    "timed out": ("◷", WARN, "It took longer than the time limit."),
+    "out of memory": ("▲", WARN, "It needed more memory than the limit."),
+    "killed": ("■", WARN, "It was ended from outside."),
+    "our fault": ("?", WARN, "The judge itself failed. You lose no points; check again, and tell your instructor."),
 }
-_UNKNOWN = ("·", _QUIET, "")
+_UNKNOWN = ("·", QUIET, "")
 
 _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 # Control characters, and those that reorder or hide text.
@@ -72,8 +79,8 @@ def verdict_html(
     single = len(results) == 1
     parts = [_heading(verdict)] if not single else []
     parts += [_exercise_html(result, (answers or {}).get(result["exercise"]), open_=single) for result in results]
-    parts += [_quiet(remark) for remark in (*remarks, f"Judged in {verdict['seconds']:.2f} s.")]
-    return _block("".join(parts), _tone(results))
+    parts += [quiet(remark) for remark in (*remarks, f"Judged in {verdict['seconds']:.2f} s.")]
+    return block("".join(parts), _tone(results))
 
 
 def verdict_text(
@@ -90,9 +97,9 @@ def verdict_text(
 
 def hint_html(exercise: str, number: int, of: int, hint: str) -> str:
     """One hint, which one it is, and how to get the next."""
-    head = f"<b>{_escape(exercise)}</b> · hint {number} of {of}"
+    head = f"<b>{escape(exercise)}</b> · hint {number} of {of}"
     more = _next_hint(exercise, number, of)
-    return _block(f'<div>{head}</div><div style="margin: 4px 0">{_prose(hint)}</div>{_quiet(more)}')
+    return block(f'<div>{head}</div><div style="margin: 4px 0">{prose(hint)}</div>{quiet(more)}')
 
 
 def hint_text(exercise: str, number: int, of: int, hint: str) -> str:
@@ -101,81 +108,50 @@ def hint_text(exercise: str, number: int, of: int, hint: str) -> str:
 
 def note_html(sentence: str) -> str:
     """A quiet line, for progress."""
-    return _block(_quiet(sentence))
-
-
-def gpu_html(devices: Sequence[Mapping[str, Any]], sentence: str) -> str:
-    """A row a device; ``sentence`` says what the rows cannot."""
-    cell = f'style="text-align: left; padding: 2px 16px 2px 0; border-bottom: 1px solid {_LINE}"'
-    head = "".join(f"<th {cell}>{name}</th>" for name in _GPU_COLUMNS)
-    rows = ["".join(f"<td {cell}>{_escape(text)}</td>" for text in _gpu_row(device)) for device in devices]
-    lines = "".join(f"<tr>{row}</tr>" for row in (head, *rows))
-    table = f'<table style="border-collapse: collapse; margin: 0 0 6px">{lines}</table>' if devices else ""
-    return _block(f"{table}<div>{_prose(sentence)}</div>")
-
-
-def gpu_text(devices: Sequence[Mapping[str, Any]], sentence: str) -> str:
-    rows = [_GPU_COLUMNS, *(_gpu_row(device) for device in devices)] if devices else []
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_GPU_COLUMNS))] if rows else []
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, clean(sentence)])
-
-
-_GPU_COLUMNS = ("GPU", "Name", "Memory used", "Memory", "Utilisation", "Temperature")
-
-
-def _gpu_row(device: Mapping[str, Any]) -> tuple[str, ...]:
-    def shown(value: Any, unit: str, scale: float = 1.0, digits: int = 0) -> str:
-        return "not reported" if value is None else f"{value / scale:.{digits}f} {unit}"
-
-    return (
-        str(device["index"]),
-        clean(str(device["name"])),
-        shown(device["memory_used"], "GiB", 2**30, 2),
-        shown(device["memory_total"], "GiB", 2**30, 2),
-        shown(device["utilisation"], "%"),
-        shown(device["temperature"], "°C"),
-    )
+    return block(quiet(sentence))
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Cleaned text as HTML."""
     return html.escape(clean(text))
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """Escaped text with paragraphs, line ends and `code` kept."""
-    escaped = _escape(text.strip())
+    escaped = escape(text.strip())
     coded = re.sub(r"`([^`\n]+)`", rf'<code style="{_CODE}">\1</code>', escaped)
     return "<br><br>".join(part.replace("\n", "<br>") for part in re.split(r"\n\s*\n", coded))
 
 
 def _preformatted(text: str) -> str:
     style = f"{_CODE}; white-space: pre-wrap; overflow-wrap: anywhere; margin: 2px 0 0"
-    return f'<pre style="{style}">{_escape(text)}</pre>'
+    return f'<pre style="{style}">{escape(text)}</pre>'
 
 
-def _block(content: str, tone: str = _LINE) -> str:
+def block(content: str, tone: str = LINE) -> str:
+    """One output: HTML in the page's fonts, with an edge of the colour ``tone``."""
     style = f"{_FONT}; line-height: 1.45; color: var(--jp-content-font-color1, inherit); max-width: 60em"
     edge = f"border-left: 3px solid {tone}; padding: 2px 0 2px 12px; margin: 2px 0"
     return f'<div style="{style}; {edge}">{content}</div>'
 
 
-def _quiet(sentence: str) -> str:
-    return f'<div style="color: {_QUIET}">{_prose(sentence)}</div>'
+def quiet(sentence: str) -> str:
+    """A line that is beside the point."""
+    return f'<div style="color: {QUIET}">{prose(sentence)}</div>'
 
 
 def _under(text: str) -> str:
-    return f'<div style="margin-left: 1.3em; overflow-wrap: anywhere">{_prose(text)}</div>' if text else ""
+    return f'<div style="margin-left: 1.3em; overflow-wrap: anywhere">{prose(text)}</div>' if text else ""
 
 
 def _tone(results: Iterable[Mapping[str, Any]]) -> str:
     outcomes = {result["outcome"] for result in results}
     if outcomes == {"passed"}:
-        return _GOOD
-    return _BAD if outcomes & {"failed", "error in your code"} else _QUIET
+        return GOOD
+    return BAD if outcomes & {"failed", "error in your code"} else QUIET
 
 
 def _points(points: int, of: int) -> str:
@@ -199,22 +175,22 @@ def _summary(verdict: Mapping[str, Any]) -> str:
 
 
 def _heading(verdict: Mapping[str, Any]) -> str:
-    return f'<div style="margin-bottom: 4px"><b>{_escape(_summary(verdict))}</b></div>'
+    return f'<div style="margin-bottom: 4px"><b>{escape(_summary(verdict))}</b></div>'
 
 
 def _exercise_html(result: Mapping[str, Any], answer: Mapping[str, str] | None, *, open_: bool) -> str:
     sign, colour, meaning = _OUTCOMES.get(result["outcome"], _UNKNOWN)
     head = (
-        f'<span style="color: {colour}; font-weight: bold">{sign} {_escape(result["outcome"])}</span>'
-        f" · <b>{_escape(result['exercise'])}</b>"
-        f' <span style="color: {_QUIET}">· {_scored(result)}</span>'
+        f'<span style="color: {colour}; font-weight: bold">{sign} {escape(result["outcome"])}</span>'
+        f" · <b>{escape(result['exercise'])}</b>"
+        f' <span style="color: {QUIET}">· {_scored(result)}</span>'
     )
     # In a list "not attempted" needs no more words.
     told = _own_message(result) or ("" if result["outcome"] == "not attempted" and not open_ else meaning)
     body = _message_html(told)
     body += "".join(_check_html(line) for line in result["checks"])
     if result["output"].strip():
-        body += _quiet("Your code printed:") + _preformatted(result["output"])
+        body += quiet("Your code printed:") + _preformatted(result["output"])
     if answer is not None:
         body += _answer_html(answer)
     if not body:
@@ -233,21 +209,21 @@ def _own_message(result: Mapping[str, Any]) -> str:
 
 
 def _message_html(message: str) -> str:
-    return f'<div style="overflow-wrap: anywhere">{_prose(message)}</div>' if message else ""
+    return f'<div style="overflow-wrap: anywhere">{prose(message)}</div>' if message else ""
 
 
 def _check_html(line: Mapping[str, Any]) -> str:
     sign, colour, _ = _OUTCOMES.get(line["outcome"], _UNKNOWN)
-    words = "" if line["outcome"] in ("passed", "failed") else f" ({_escape(line['outcome'])})"
-    mark = f'<span style="color: {colour}" title="{_escape(line["outcome"])}">{sign}</span>'
-    return f"<div>{mark} {_prose(line['title'])}{words}</div>{_under(line['message'])}"
+    words = "" if line["outcome"] in ("passed", "failed") else f" ({escape(line['outcome'])})"
+    mark = f'<span style="color: {colour}" title="{escape(line["outcome"])}">{sign}</span>'
+    return f"<div>{mark} {prose(line['title'])}{words}</div>{_under(line['message'])}"
 
 
 def _answer_html(answer: Mapping[str, str]) -> str:
     follow_up = answer.get("follow_up", "")
-    style = f"margin-top: 6px; padding-top: 6px; border-top: 1px solid {_LINE}"
-    asks = f'<div style="margin-top: 4px"><b>They may go on:</b> {_prose(follow_up)}</div>' if follow_up else ""
-    return f'<div style="{style}"><b>In the interview:</b> {_prose(answer["answer"])}{asks}</div>'
+    style = f"margin-top: 6px; padding-top: 6px; border-top: 1px solid {LINE}"
+    asks = f'<div style="margin-top: 4px"><b>They may go on:</b> {prose(follow_up)}</div>' if follow_up else ""
+    return f'<div style="{style}"><b>In the interview:</b> {prose(answer["answer"])}{asks}</div>'
 
 
 def _exercise_text(result: Mapping[str, Any], answer: Mapping[str, str] | None) -> list[str]:

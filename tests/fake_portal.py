@@ -59,7 +59,8 @@ class FakePortal:
     hints: tuple[str, ...] = ("Look at `x.shape`.", "Count its entries.")
     opened: int = 0
     notices: list[dict[str, Any]] = field(default_factory=list)
-    silent: threading.Event | None = None  # until it is set no question for notices is answered
+    gpu: dict[str, Any] | None = None  # what is known of the learner's GPUs; None: there is no such address
+    silent: threading.Event | None = None  # until it is set no question for notices or GPUs is answered
 
     @property
     def notebooks(self) -> list[dict[str, Any]]:
@@ -81,6 +82,14 @@ class FakePortal:
             if self.silent is not None:
                 self.silent.wait(30)
             return 200, json.dumps(self.notices)
+        if request.path.endswith("/gpu/mine"):
+            if self.silent is not None:
+                self.silent.wait(30)
+            return (
+                (404, json.dumps({"detail": "Not Found"}))
+                if self.gpu is None
+                else (200, json.dumps({"at": time.time()} | self.gpu))
+            )
         if request.path.endswith("/hints"):
             self.opened = min(self.opened + 1, len(self.hints))
             hint = self.hints[self.opened - 1]

@@ -12,8 +12,6 @@ from labkit.render import (
     MAX_CHARACTERS,
     MAX_LINES,
     clean,
-    gpu_html,
-    gpu_text,
     hint_html,
     hint_text,
     note_html,
@@ -159,10 +157,6 @@ def hostile_verdict() -> dict[str, Any]:
         verdict_html(hostile_verdict(), {HOSTILE: {"title": "", "answer": HOSTILE, "follow_up": HOSTILE}}, [HOSTILE]),
         hint_html(HOSTILE, 1, 2, HOSTILE),
         note_html(HOSTILE),
-        gpu_html(
-            [{"index": 0, "name": HOSTILE, "memory_used": 1, "memory_total": 1, "utilisation": 1, "temperature": 1}],
-            HOSTILE,
-        ),
     ],
 )
 def test_hostile_text_is_only_text(html: str) -> None:
@@ -204,24 +198,3 @@ def test_a_hint_says_which_it_is_and_how_to_get_the_next() -> None:
     )
     assert hint_text("rank_of", 3, 3, "Count.").endswith("That was the last one.")
     assert "rank_of · hint 1 of 3" in Page(hint_html("rank_of", 1, 3, "Use `x.dim()`.")).text
-
-
-def test_a_gpu_is_a_row_and_what_it_does_not_report_is_said() -> None:
-    gpu = {
-        "index": 1,
-        "name": "NVIDIA H200",
-        "memory_used": 3 << 30,
-        "memory_total": 140 << 30,
-        "utilisation": None,
-        "temperature": 35,
-    }
-    row = ["1", "NVIDIA H200", "3.00 GiB", "140.00 GiB", "not reported", "35 °C"]
-    lines = gpu_text([gpu], "Driver 600.").splitlines()
-    assert [part.strip() for part in lines[1].split("  ") if part] == row
-    assert lines[-1] == "Driver 600."
-    assert all(part in Page(gpu_html([gpu], "Driver 600.")).text for part in row)
-
-
-def test_without_a_gpu_there_is_only_the_sentence() -> None:
-    assert gpu_text([], "No GPU here.") == "No GPU here."
-    assert "table" not in gpu_html([], "No GPU here.")

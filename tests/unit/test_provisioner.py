@@ -86,6 +86,7 @@ def test_a_kernel_is_forked_with_torch_and_the_lab_in_it(nursery: str, lab: Lab,
     assert lab.run("import sys; value = 'torch' in sys.modules") == "True"
     assert lab.run("import os; value = os.getcwd(), os.environ['MINE'], __name__") == f"('{folder}', 'yes', '__main__')"
     assert lab.run("value = lab.check.__module__") == "'labkit'"
+    assert lab.run("value = callable(get_ipython().find_line_magic('gpu'))") == "True"
     # Not the process it was forked from, but the one that it belongs to.
     assert lab.run("value = os.environ['JPY_PARENT_PID']") == f"'{os.getpid()}'"
     threads = len(os.sched_getaffinity(0))
@@ -129,12 +130,13 @@ def test_the_debugger_knows_the_files_of_all_modules_though_no_module_was_asked(
 
 def test_a_kernel_minds_its_command_line(nursery: str, folder: Path, lab: Lab) -> None:
     code = "config = get_ipython().kernel.config; value = config.get('InteractiveShell', {}).get('xmode'), "
-    code += "config['IPKernelApp']['connection_file'] == get_ipython().kernel.parent.connection_file"
-    assert lab.run(code) == "(None, True)"
+    code += "config['IPKernelApp']['connection_file'] == get_ipython().kernel.parent.connection_file, "
+    code += "list(config['IPKernelApp']['extra_extensions'])"
+    assert lab.run(code) == "(None, True, ['labkit'])"
     other = Lab(folder, "--InteractiveShell.xmode=Minimal")
     try:
         assert isinstance(other.manager.provisioner.process, Forked)
-        assert other.run(code) == "('Minimal', True)"
+        assert other.run(code) == "('Minimal', True, ['labkit'])"
     finally:
         other.client.stop_channels()
         other.manager.shutdown_kernel(now=True)
