@@ -20,9 +20,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import psutil
@@ -46,10 +47,13 @@ _HUB_STOP_SECONDS = 8  # learners' servers end their kernels
 _PORTAL_STOP_SECONDS = 2  # it may be killed at any time: submissions without a verdict are judged at the next start
 
 
-def serve(settings: Settings, *, portal: Sequence[str] = PORTAL) -> int:
+def serve(
+    settings: Settings, *, portal: Sequence[str] = PORTAL, beside: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> int:
     """Run the server until it is told to stop. Returns 0 after a wanted end; ServerError tells why it could not run.
 
-    ``portal`` is the command of the portal's process.
+    ``portal`` is the command of the portal's process, ``beside`` has the commands of further ones by name: they start
+    and stop with the hub, and the server ends with them as it does with its hub.
     """
     with _locked(settings.state_dir):
         swept = _sweep(settings)
@@ -62,7 +66,7 @@ def serve(settings: Settings, *, portal: Sequence[str] = PORTAL) -> int:
             _say(line)
         for line in warnings:
             _say(f"Warning: {line}")
-        return _Supervisor(settings, credentials, portal).run()
+        return _Supervisor(settings, credentials, portal, beside).run()
 
 
 class _Child:
@@ -110,9 +114,15 @@ class _Child:
 
 
 class _Supervisor:
-    """The hub and the portal, from start to end."""
+    """The hub, the portal and what runs beside them, from start to end."""
 
-    def __init__(self, settings: Settings, credentials: Credentials, portal: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        portal: Sequence[str],
+        beside: Mapping[str, Sequence[str]],
+    ) -> None:
         self._settings = settings
         self._signals = 0
         self._begun = time.monotonic()
@@ -129,6 +139,11 @@ class _Supervisor:
         self._portal = _Child(
             "portal", portal, env | portal_environment(settings, credentials, Addresses.of_trial(ports)), logs
         )
+        self._beside = [_Child(name, argv, env, logs) for name, argv in beside.items()]
+
+    @property
+    def _children(self) -> list[_Child]:
+        return [self._hub, self._portal, *self._beside]
 
     def run(self) -> int:
         try:
@@ -147,7 +162,7 @@ class _Supervisor:
     def _wait_ready(self) -> None:
         """Return when the portal answers through the proxy, or when told to stop."""
         while not self._signals and not self._answers():
-            for child in (self._hub, self._portal):
+            for child in self._children:
                 if child.ended:
                     raise ServerError(child.epitaph())
             if time.monotonic() > self._begun + _READY_SECONDS:
@@ -170,11 +185,12 @@ class _Supervisor:
     def _watch(self) -> None:
         """Return when told to stop. Without its hub the server ends; the portal is started again."""
         while not self._signals:
-            if self._hub.ended:
-                raise ServerError(self._hub.epitaph())
+            for child in (self._hub, *self._beside):
+                if child.ended:
+                    raise ServerError(child.epitaph())
             if self._portal.ended:
                 self._revive_portal()
-            reap_adopted({self._hub.process.pid, self._portal.process.pid})
+            reap_adopted({child.process.pid for child in self._children})
             time.sleep(0.2)
 
     def _revive_portal(self) -> None:
@@ -190,18 +206,19 @@ class _Supervisor:
         self._portal.start()
 
     def _stop(self) -> None:
-        """SIGTERM to both, which end their children; then whatever is left is killed, and that is verified."""
+        """SIGTERM to all, which end their children; then whatever is left is killed, and that is verified."""
         _say("Stopping …")
-        for child in (self._hub, self._portal):
+        for child in self._children:
             child.end()
         begun = time.monotonic()
-        patience = ((self._hub, _HUB_STOP_SECONDS), (self._portal, _PORTAL_STOP_SECONDS))
+        patience = [(child, _PORTAL_STOP_SECONDS) for child in self._children[1:]]
+        patience.append((self._hub, _HUB_STOP_SECONDS))
         while self._signals < 2 and any(
             not child.ended and time.monotonic() < begun + seconds for child, seconds in patience
         ):
             time.sleep(0.05)
-        left = end_all(lambda: _ours(self._settings), seconds=10)
-        for child in (self._hub, self._portal):
+        left = end_all(self._left, seconds=10)
+        for child in self._children:
             with suppress(subprocess.TimeoutExpired):
                 child.process.wait(timeout=5)
         if left:
@@ -210,6 +227,11 @@ class _Supervisor:
                 + ", ".join(f"{process.pid} ({process.name()})" for process in left)
                 + ". End them with `kill -9`, as root if need be."
             )
+
+    def _left(self) -> list[psutil.Process]:
+        """What still runs. The dead we have adopted are collected first: a PID namespace ends only without any."""
+        reap_adopted({child.process.pid for child in self._children if not child.ended})
+        return _ours(self._settings)
 
 
 def _ours(settings: Settings) -> list[psutil.Process]:
@@ -226,8 +248,9 @@ def _sweep(settings: Settings) -> int:
             f"An earlier run left processes that cannot be ended: {', '.join(str(process.pid) for process in left)}. "
             "End them with `kill -9`, as root if need be, and start again."
         )
-    # JupyterHub would kill whatever process has this number by now.
+    # JupyterHub would kill whatever process has this number by now, and the servers of this list have ended.
     (settings.state_dir / "proxy.pid").unlink(missing_ok=True)
+    settings.roster_file.unlink(missing_ok=True)
     return found
 
 

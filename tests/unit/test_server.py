@@ -129,7 +129,7 @@ def test_what_an_earlier_run_left_and_cannot_be_ended_is_named(
 
 def test_what_cannot_be_ended_when_it_stops_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     supervisor = object.__new__(server._Supervisor)  # without its signal handlers, which are the whole process's
-    supervisor._settings, supervisor._signals = settings, 0
+    supervisor._settings, supervisor._signals, supervisor._beside = settings, 0, []
     for name in ("hub", "portal"):
         child = server._Child(name, ["sleep", "600"], dict(os.environ), settings.state_dir / "logs")
         setattr(supervisor, f"_{name}", child)
