@@ -12,6 +12,10 @@ environment:
 up: environment ## start the server at http://127.0.0.1:8000 (PORT=8001 make up: another port); Ctrl-C stops it
 	@$(if $(PORT),GRADLAB_PORT=$(PORT)) .venv/bin/gradlab up
 
+.PHONY: demo
+demo: environment ## see a class before there is one: the server with simulated learners and GPUs (PORT=8001 as above)
+	@$(if $(PORT),GRADLAB_PORT=$(PORT)) .venv/bin/gradlab demo
+
 test: environment ## lint, types, import directions and all tests that can run here (ARGS="-k name": some of them)
 	@scripts/test $(ARGS)
 

@@ -64,10 +64,10 @@ def demo(
     learners: Annotated[int, typer.Option(min=1, max=200, help="How many simulated learners there are.")] = 40,
     pace: Annotated[float, typer.Option(min=0.1, max=10, help="How fast they work: 2 is twice as fast.")] = 1.0,
 ) -> None:
-    """Show a class at work: the server with simulated learners and GPUs, and a data folder of its own.
+    """Show a class at work: simulated learners, simulated GPUs.
 
-    The learners log in and hand in solutions and mistakes for real; the GPUs need a C compiler, and no GPU. What other
-    servers keep is not touched. Ctrl-C stops everything.
+    It is the whole server, with a data folder of its own. The learners log in and hand in solutions and mistakes for
+    real; the simulated GPUs need a C compiler and no GPU. Ctrl-C stops everything.
     """
     from gradlab.demo.run import demo as show
 
@@ -148,7 +148,7 @@ def gpu(
     as_json: AsJson = False,
     follow: Annotated[bool, typer.Option("--watch", help="Show it anew every second until Ctrl-C.")] = False,
 ) -> None:
-    """Show this machine's NVIDIA GPUs, and which learner uses which how much.
+    """Show this machine's NVIDIA GPUs, and who uses them how much.
 
     Learners are known where a server of this state folder runs, or in the container of the GPU monitor. With --json
     and --watch every line is a JSON document. The exit code is 1 if there is no GPU to read, or something is wrong with

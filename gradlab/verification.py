@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
@@ -23,7 +23,17 @@ from gradlab.course import Course, Exercise, Lab, Mistake
 from gradlab.errors import CourseError
 from gradlab.judging import Judging, assignment
 
-__all__ = ["LabReport", "Proof", "mistaken_notebook", "report_data", "solved_notebook", "verify", "verify_lab"]
+__all__ = [
+    "LabReport",
+    "Proof",
+    "answered_notebook",
+    "mistaken_notebook",
+    "reference_answers",
+    "report_data",
+    "solved_notebook",
+    "verify",
+    "verify_lab",
+]
 
 MISTAKES_EACH = 2
 HINTS_EACH = 2
@@ -92,13 +102,18 @@ class _Trial:
     prove: Callable[[Verdict], list[Proof]]
 
 
-def solved_notebook(lab: Lab) -> str:
-    """The learner's notebook with the reference solution in its exercise cells, as .ipynb JSON.
+def reference_answers(lab: Lab) -> dict[str, str]:
+    """What the reference solution has in the cell of each exercise; CourseError if one is missing or one too many."""
+    return _solution(lab)[1]
 
-    What stands before the first exercise cell of ``solution.py`` (shared imports, constants) goes before the notebook's
-    first exercise cell. CourseError if the solution leaves out an exercise or has one too many.
+
+def answered_notebook(lab: Lab, answers: Mapping[str, str]) -> str:
+    """The learner's notebook with these answers, by exercise, in the exercise cells, as .ipynb JSON.
+
+    An exercise without an answer keeps its stub. What stands before the first exercise cell of ``solution.py`` (shared
+    imports, constants) goes before the notebook's first exercise cell. CourseError as of :func:`reference_answers`.
     """
-    shared, answers = _solution(lab)
+    shared, _ = _solution(lab)
     notebook = nbformat.reads(lab.notebook, as_version=4)
     cells = []
     for cell in notebook.cells:
@@ -106,22 +121,21 @@ def solved_notebook(lab: Lab) -> str:
         if name is not None:
             cells += [nbformat.v4.new_code_cell(source, id=f"shared-{index}") for index, source in enumerate(shared)]
             shared = []
-            cell.source = answers[name]
+            cell.source = answers.get(name, cell.source)
         cells.append(cell)
     notebook.cells = cells
     text: str = nbformat.writes(notebook)
     return text
 
 
+def solved_notebook(lab: Lab) -> str:
+    """The learner's notebook with the reference solution in its exercise cells, as :func:`answered_notebook` has it."""
+    return answered_notebook(lab, reference_answers(lab))
+
+
 def mistaken_notebook(lab: Lab, *mistakes: Mistake) -> str:
     """The solved notebook in which some exercises' cells hold a known mistake instead, at most one each."""
-    sources = {mistake.exercise: mistake.source for mistake in mistakes}
-    notebook = nbformat.reads(solved_notebook(lab), as_version=4)
-    for cell in notebook.cells:
-        if (name := cell.metadata.get("exercise")) in sources:
-            cell.source = sources[name]
-    text: str = nbformat.writes(notebook)
-    return text
+    return answered_notebook(lab, reference_answers(lab) | {mistake.exercise: mistake.source for mistake in mistakes})
 
 
 def verify(

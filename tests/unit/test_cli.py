@@ -94,7 +94,7 @@ def test_help_lists_the_verbs_and_hides_the_inner_one(
     code, out, _ = run_here(monkeypatch, capsys, {}, "--help")
     commands = [line.split()[0] for line in out.split("Commands:")[1].splitlines() if line.strip()]
     assert code == 0
-    assert commands == ["up", "check", "gpu", "doctor", "password", "release", "labs"]
+    assert commands == ["up", "demo", "check", "gpu", "doctor", "password", "release", "labs"]
     assert "..." not in out.split("Commands:")[1]  # no sentence is cut
 
 

@@ -18,6 +18,7 @@ from gradlab.errors import CourseError
 from gradlab.verification import (
     LabReport,
     Proof,
+    answered_notebook,
     mistaken_notebook,
     report_data,
     solved_notebook,
@@ -325,6 +326,12 @@ def test_a_mistaken_notebook_holds_one_mistake(folder: CourseFolder) -> None:
     mistake = next(mistake for mistake in lab.mistakes if mistake.name == "double_half")
     found = answers(mistaken_notebook(lab, mistake))
     assert found == answers(solved_notebook(lab)) | {"double": mistake.source}
+
+
+def test_an_exercise_without_an_answer_keeps_its_stub(folder: CourseFolder) -> None:
+    lab = folder.load().labs[0]
+    found = answers(answered_notebook(lab, {"double": "double = 2 .__mul__"}))
+    assert found == answers(lab.notebook) | {"double": "double = 2 .__mul__"}
 
 
 def test_the_report_is_json_with_labs_proofs_and_questions(folder: CourseFolder) -> None:
