@@ -172,7 +172,7 @@ class Fleet:
                 log.error("The container %s is no learner's of this server; nothing is stopped in it.", container[:12])
                 return
             command = ["sh", "-c", f"kill -{name} {pid:d}"]
-            self.client.exec_start(self.client.exec_create(container, command, user="lab")["Id"])
+            self.client.exec_start(self.client.exec_create(container, command, user="lab")["Id"], detach=True)
 
     # -- end ---------------------------------------------------------------------------------------------------------
 

@@ -1,68 +1,94 @@
-"""GPUs of a hosted class: who gets one, who waits how, and what Docker is asked for.
+"""GPUs of a hosted class: who gets one, who waits how, what Docker is asked for, and who is seen to use what.
 
-There is no GPU here. The monitor reads a simulated driver below NVIDIA's real binding, and what Docker is asked for is
-kept on the wire (tests/dockerwire.py) instead of granted.
+There is no GPU here. The GPU monitor's container has the simulated driver, and what Docker is asked for is kept on the
+wire (tests/dockerwire.py) instead of granted.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
+import time
 import urllib.parse
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from gradlab.gpu.simulator import library
 from tests.conftest import Require
 from tests.dockerwire import Wire, listening
 from tests.hosted import Hosted, docker_socket, hosted
 from tests.servers import Person
+from tests.simulated import GIB, Simulated, device, driver, simulated
 from tests.waiting import until
 
 pytestmark = pytest.mark.xdist_group("networks")
 
 GPU = "GPU-11111111-2222-3333-4444-555555555555"
-DRIVER = {
-    "driver_version": "615.71.09",
-    "devices": [{"name": "NVIDIA L40S", "uuid": GPU, "memory": {"total": 48 << 30, "reserved": 0, "used": 0}}],
-}
-MONITOR = """
-import json, sys
-from labkit import nvsim
-nvsim.install(json.loads(sys.argv.pop()))
-sys.argv = ["gradlab", "gpu-monitor"]
-from gradlab.cli import main
-main()
-"""
+
+
+def gpu(*processes: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The machine's one GPU with these processes, each of which computes."""
+    used = sum(process["memory"] for process in processes)
+    samples = [{"pid": process["pid"], "time": "now", "sm": 40, "memory": 1} for process in processes]
+    memory = {"total": 48 * GIB, "reserved": 0, "used": used}
+    usual = {"name": "NVIDIA L40S", "uuid": GPU, "memory": memory, "utilisation": {"gpu": 40, "memory": 1}}
+    return driver(device(0, **usual, processes=list(processes), process_samples=samples, **more))
+
+
+def process(pid: int, gib: int) -> dict[str, Any]:
+    return {"pid": pid, "memory": gib * GIB, "type": "C"}
+
+
+@contextmanager
+def machine(folder: Path, wire: Wire, **settings: str) -> Iterator[tuple[Hosted, Simulated]]:
+    """A hosted server on a machine with the simulated GPU."""
+    lib = library.build(folder / "library")
+    scenarios = folder / "scenarios"
+    scenarios.mkdir()
+    for one in (lib, scenarios):
+        one.chmod(0o755)  # the monitor's user is not ours
+    sim = simulated(scenarios, gpu())
+    simulation = {"LD_LIBRARY_PATH": "/simulated/library", "NVML_SCENARIO": "/simulated/scenarios/scenario"}
+    volumes = [f"{lib}:/simulated/library:ro", f"{scenarios}:/simulated/scenarios:ro"]
+    override = {
+        "services": {
+            "hub": {"volumes": [f"{wire.path}:/var/run/docker.sock"]},
+            "gpu-monitor": {"environment": simulation, "volumes": volumes},
+        }
+    }
+    with hosted(folder / "project", **settings) as server:
+        path = folder / "override.yml"  # JSON is YAML
+        path.write_text(json.dumps(override))
+        server.overrides.append(path)
+        server.up()
+        yield server, sim
 
 
 @pytest.fixture(scope="module")
 def wire(tmp_path_factory: pytest.TempPathFactory, require: Require) -> Iterator[Wire]:
     require("images")
+    require("cc")
     folder = tmp_path_factory.mktemp("wire")
     with listening(folder / "docker.sock", docker_socket()) as wire:
         yield wire
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, wire: Wire) -> Iterator[Hosted]:
-    folder = tmp_path_factory.mktemp("gpus")
-    override = {
-        "services": {
-            "hub": {"volumes": [f"{wire.path}:/var/run/docker.sock"]},
-            "gpu-monitor": {"command": ["python", "-c", MONITOR.replace("$", "$$"), json.dumps(DRIVER)]},
-        }
-    }
-    with hosted(folder / "project", gpus="exclusive") as server:
-        path = folder / "override.yml"  # JSON is YAML
-        path.write_text(json.dumps(override))
-        server.overrides.append(path)
-        server.up()
-        yield server
+def exclusive(tmp_path_factory: pytest.TempPathFactory, wire: Wire) -> Iterator[tuple[Hosted, Simulated]]:
+    with machine(tmp_path_factory.mktemp("gpus"), wire, gpus="exclusive") as found:
+        yield found
+
+
+@pytest.fixture
+def server(exclusive: tuple[Hosted, Simulated]) -> Hosted:
+    return exclusive[0]
 
 
 class Progress:
@@ -168,6 +194,119 @@ def test_a_killed_hub_knows_who_has_the_gpu_and_keeps_places(server: Hosted) -> 
     until(lambda: ready(waiter), what="the waiter's server")
     for person in (late, waiter, other):
         give_up(person)
+
+
+# -- who uses what -------------------------------------------------------------------------------------------------
+
+
+def running(server: Hosted, learner: str) -> tuple[int, int]:
+    """A program in this learner's container: its number on the machine, and the one it has inside."""
+    container = server.server(learner)
+    container.exec_run(["sleep", "3600"], detach=True, user="lab")
+
+    def found() -> int:
+        rows = container.top(ps_args="-eo pid,args")["Processes"]
+        return next((int(pid) for pid, *words in rows if " ".join(words).endswith("sleep 3600")), 0)
+
+    pid = until(found, what="the program in the container")
+    inner = Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].split("\n")[0].split()[-1]
+    return pid, int(inner)
+
+
+def seen(person: Person, what: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """The first view of which this is true."""
+
+    def found() -> Any:
+        view = person.api("GET", "/services/portal/api/gpu/view").raise_for_status().json()
+        return view if what(view) else None
+
+    return until(found, 60, what="that view")
+
+
+def test_everybody_sees_who_uses_the_gpu_and_learners_only_their_part(exclusive: tuple[Hosted, Simulated]) -> None:
+    server, sim = exclusive
+    teacher, user, waiter = server.log_in("teacher", instructor=True), server.log_in("user"), server.log_in("queued")
+    ask(user, gpu=True, lab="tensors")
+    until(lambda: ready(user))
+    ask(waiter, gpu=True)
+    pid, _ = running(server, "user")
+    sim.change(gpu(process(pid, 10), process(os.getpid(), 2)))
+    view = seen(teacher, lambda view: view["devices"] and view["devices"][0]["parts"] and view["queue"])
+    (one,) = view["devices"]
+    (part,) = one["parts"]
+    assert (part["learner"], part["lab"], part["memory"], part["utilisation"]) == ("user", "tensors", 10 * GIB, 40)
+    assert (one["machine"]["processes"], one["machine"]["memory"]) == (1, 2 * GIB)
+    assert ([holder["learner"] for holder in one["holders"]], view["mode"]) == (["user"], "exclusive")
+    assert ([place["learner"] for place in view["queue"]], view["slots"], view["free"]) == (["queued"], 1, 0)
+    assert view["simulated"]
+
+    mine = user.api("GET", "/services/portal/api/gpu/mine").json()
+    assert mine["devices"][0]["mine"]["memory"] == 10 * GIB
+    assert mine["devices"][0]["others"]["memory"] == 2 * GIB
+    theirs = waiter.api("GET", "/services/portal/api/gpu/mine").json()
+    assert (theirs["devices"], theirs["waiting"]["position"]) == ([], 1)
+    assert user.api("GET", "/services/portal/api/gpu/view").status_code == 403
+
+    shown = json.loads(server.service("gpu-monitor").exec_run(["gradlab", "gpu", "--json"], demux=True).output[0])
+    assert [found["learner"] for found in shown["devices"][0]["parts"]] == ["user"]
+    token = {"Authorization": f"token {server.env['GRADLAB_METRICS_TOKEN']}"}
+
+    def counted() -> bool:
+        text = httpx.get(f"{server.url}/services/portal/metrics", headers=token).text
+        return 'gradlab_learner_gpu_busy_seconds_total{lab="tensors",learner="user"}' in text
+
+    until(counted, 60, what="GPU-seconds in the store")
+    sim.change(gpu())
+    give_up(waiter)
+    give_up(user)
+    view = seen(teacher, lambda view: not view["queue"] and view["free"] == 1)
+    assert view["servers"] == []
+
+
+def test_a_monitor_that_is_killed_goes_on_with_its_account(exclusive: tuple[Hosted, Simulated]) -> None:
+    server, sim = exclusive
+    teacher, counted = server.log_in("counts", instructor=True), server.log_in("counted")
+    ask(counted, gpu=True)
+    until(lambda: ready(counted))
+    pid, _ = running(server, "counted")
+    sim.change(gpu(process(pid, 1)))
+
+    def held() -> float:
+        rows = teacher.api("GET", "/services/portal/api/gpu/usage").json()["rows"]
+        return float(sum(row["held"] for row in rows if row["learner"] == "counted"))
+
+    before = until(held, 60, what="GPU-seconds in the store")
+    server.service("gpu-monitor").kill()
+    server.compose("up", "--detach", "--no-build", "gpu-monitor")
+    until(lambda: held() > before + 10, 90, what="more GPU-seconds")
+    began = server.server("counted").attrs["State"]["StartedAt"][:19]
+    most = time.time() - datetime.fromisoformat(f"{began}+00:00").timestamp()
+    assert held() <= most + 2
+    sim.change(gpu())
+    give_up(counted)
+
+
+def test_who_is_over_the_share_is_told_and_then_the_largest_program_is_stopped(tmp_path: Path, wire: Wire) -> None:
+    with machine(tmp_path, wire, gpus="shared:2", gpu_over_share="stop") as (server, sim):
+        greedy, modest = server.log_in("greedy"), server.log_in("modest")
+        for person in (greedy, modest):
+            ask(person, gpu=True)
+            until(lambda person=person: ready(person))  # type: ignore[misc]
+        (large, inner), (small, _) = running(server, "greedy"), running(server, "modest")
+        sim.change(gpu(process(large, 30), process(small, 10), process(os.getpid(), 8)))
+
+        def notices(person: Person) -> str:
+            found = person.api("GET", "/services/portal/api/notices").json()
+            return " ".join(one["text"] for one in found)
+
+        told = until(lambda: notices(greedy), 60, what="the notice")
+        assert told.startswith("Your programs have 30.0 GiB of GPU memory where your share is 24.0 GiB")
+        until(lambda: not Path(f"/proc/{large}").exists(), 90, what="the end of the largest program")
+        assert f"A program of yours (process {inner}) was stopped" in until(
+            lambda: "was stopped" in notices(greedy) and notices(greedy), what="the second notice"
+        )
+        assert Path(f"/proc/{small}").exists()
+        assert notices(modest) == ""
 
 
 def test_a_lab_is_opened_with_a_gpu_from_the_portal(server: Hosted, wire: Wire) -> None:

@@ -43,8 +43,9 @@ while True:
         token = pathlib.Path(job["authorization"]["credentials_file"]).read_text()
         for target in job["static_configs"][0]["targets"]:
             base = "http://" + target
-            print(json.dumps([ask(base + job["metrics_path"], token), ask(base + job["metrics_path"], ""),
-                              ask(base + "/hub/api/users", token)]), flush=True)
+            print(json.dumps([job["job_name"], ask(base + job["metrics_path"], token),
+                              ask(base + job["metrics_path"], ""), ask(base + "/hub/api/users", token),
+                              ask(base + "/services/portal/api/class", token)]), flush=True)
     time.sleep(1)
 """
 
@@ -130,26 +131,33 @@ def test_only_the_two_that_need_it_reach_it_and_with_the_password_alone(server: 
 
 @pytest.fixture(scope="module")
 def scraped(server: Hosted) -> Any:
-    """Answers to what Prometheus asks: with the token, without it, and what the token is not for."""
+    """By job, answers to what Prometheus asks: with the token, without it, and what the token is not for."""
     prometheus = server.service("prometheus")
 
     def last() -> Any:
         lines = prometheus.logs(stdout=True, stderr=False).decode().splitlines()
-        found = json.loads(lines[-1]) if lines else None
-        return found if found and found[0][0] else None
+        found = {name: answers for name, *answers in map(json.loads, lines) if answers[0][0]}
+        return found if len(found) == 2 else None
 
-    return until(last, what="an answer to Prometheus")
+    return until(last, what="answers to Prometheus")
 
 
-def test_prometheus_reads_the_hubs_metrics_with_its_token(scraped: Any) -> None:
-    status, kind, text = scraped[0]
+def test_prometheus_reads_the_metrics_of_hub_and_portal_with_its_token(scraped: Any) -> None:
+    status, kind, text = scraped["jupyterhub"][0]
     assert (status, kind.partition(";")[0]) == (200, "text/plain")
     assert "\njupyterhub_total_users 1.0\n" in text
+    status, kind, text = scraped["gradlab"][0]
+    assert (status, kind.partition(";")[0]) == (200, "text/plain")
+    assert "\ngradlab_gpu_up " in text
 
 
 def test_without_the_token_nobody_does_and_it_is_good_for_nothing_else(server: Hosted, scraped: Any) -> None:
-    assert [answer[0] for answer in scraped[1:]] == [403, 403]
+    _, without, users, _ = scraped["jupyterhub"]
+    assert (without[0], users[0]) == (403, 403)
+    _, without, _, table = scraped["gradlab"]
+    assert (without[0], table[0]) == (401, 403)
     assert httpx.get(f"{server.url}/hub/metrics").status_code == 403
+    assert httpx.get(f"{server.url}/services/portal/metrics").status_code == 401
     assert METRICS_SCOPES == ["read:metrics"]
 
 
