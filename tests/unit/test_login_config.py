@@ -55,6 +55,16 @@ def test_the_configuration_is_one_that_the_class_knows(login: str) -> None:
 
 
 @pytest.mark.parametrize("login", LOGINS)
+def test_a_banner_is_on_every_page_as_text_and_keeps_no_word_from_the_login_page(login: str) -> None:
+    shown = configured(login=login, banner="A <trial>.", **LOGINS[login]).JupyterHub.template_vars
+    usual = configured(login=login, **LOGINS[login]).JupyterHub.template_vars
+    assert "announcement" not in usual
+    assert shown["announcement"] == "A &lt;trial&gt;."
+    if words := usual.get("announcement_login"):
+        assert shown["announcement_login"] == f"A &lt;trial&gt;.<br>{words}"
+
+
+@pytest.mark.parametrize("login", LOGINS)
 def test_it_only_sets_so_twice_is_once(login: str) -> None:
     config = configured(login=login, **LOGINS[login])
     before = copy.deepcopy(config)

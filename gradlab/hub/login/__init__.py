@@ -12,6 +12,7 @@ This module is imported by what only wants to know, so JupyterHub and the logins
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 from gradlab.credentials import Credentials
@@ -43,6 +44,7 @@ def set_login(c: Any, settings: Settings, credentials: Credentials) -> None:
         _set_lti(c, settings)
     else:
         _set_oauth(c, settings)
+    _set_banner(c, settings)
 
 
 def check(settings: Settings) -> None:
@@ -102,6 +104,15 @@ def _set_passwords(c: Any, settings: Settings, credentials: Credentials) -> None
     c.JupyterHub.template_vars["announcement_login"] = (
         f"Choose a name and keep to it: your work is kept under it. A name is {NAME_RULE}."
     )
+
+
+def _set_banner(c: Any, settings: Settings) -> None:
+    """JupyterHub's pages show an announcement as HTML, and the login page's own in place of the general one."""
+    if settings.banner:
+        banner = html.escape(settings.banner)
+        c.JupyterHub.template_vars["announcement"] = banner
+        if login := c.JupyterHub.template_vars.get("announcement_login"):
+            c.JupyterHub.template_vars["announcement_login"] = f"{banner}<br>{login}"
 
 
 def _set_signup(c: Any, settings: Settings, credentials: Credentials) -> None:
