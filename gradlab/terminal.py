@@ -141,8 +141,8 @@ def _whose(one: Data) -> str:
 
 def _event(index: int, event: Data) -> Text:
     when = time.strftime("%H:%M:%S", time.localtime(event["at"]))
-    fault = "a program's fault" if event["application"] else "look at the card"
-    return Text(f"GPU {index}, {when}: Xid {event['xid']}, {plain(event['meaning'])} ({fault}).", "yellow")
+    well = " The GPU itself is well." if event["application"] else ""
+    return Text(f"GPU {index}, {when}, Xid {event['xid']}: {plain(event['meaning'])}{well}", "yellow")
 
 
 def _idle(one: Data, devices: Iterable[Data]) -> Text:

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -82,17 +83,18 @@ def test_a_driver_without_a_gpu_says_so_and_is_started_anew(tmp_path: Path) -> N
 def test_a_fault_of_ours_is_said_and_sampling_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    faults = iter([RuntimeError("a bug of ours")])
+    mended = threading.Event()
 
     def faulty(_self: Any) -> dict[str, float]:
-        for fault in faults:
-            raise fault
+        if not mended.is_set():
+            raise RuntimeError("a bug of ours")
         return {}
 
     monkeypatch.setattr("gradlab.gpu.host.Host.processor_seconds", faulty)
     said = "Sampling the GPUs failed: RuntimeError: a bug of ours. The log has more."
     with monitoring(tmp_path, Library(Card(used=0))) as monitor:
         assert not monitor.sampled(lambda found: found["message"] == said)["ok"]
+        mended.set()
         monitor.sampled(lambda found: found["ok"])
     assert caplog.text.count("Traceback") == 1
 
