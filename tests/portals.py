@@ -28,10 +28,11 @@ from gradlab.credentials import Credentials
 from gradlab.portal import HubClient, create_app
 from gradlab.settings import Settings
 from gradlab.store import Store
+from tests.gpuframes import gpu_view, silent
 from tests.handlers import JsonHandler, serving
 from tests.waiting import until
 
-__all__ = ["NAVIGATION", "PREFIX", "HubStandIn", "Running", "StubJudge", "running_portal", "verdict"]
+__all__ = ["NAVIGATION", "PREFIX", "Gpus", "HubStandIn", "Running", "StubJudge", "running_portal", "verdict"]
 
 PREFIX = "/services/portal/"
 SCOPE = "access:services!service=portal"
@@ -158,6 +159,30 @@ def _proves(form: dict[str, list[str]], challenge: str) -> bool:
     return proof == challenge and form["client_secret"] == ["portal-secret"]
 
 
+class Gpus(dict[str, Any]):
+    """A GPU monitor: as a dict the reading that it gives, beside it the view, history and usage."""
+
+    def __init__(self) -> None:
+        super().__init__(NO_GPU)
+        message = str(NO_GPU["message"])
+        self.shown = gpu_view(silent(time.time(), message=message), state="no driver")
+        self.past: dict[str, Any] = {"from": 0, "step": 1, "count": 0, "devices": {}}
+        self.looks = 0
+
+    def reading(self) -> dict[str, Any]:
+        return dict(self)
+
+    def view(self) -> dict[str, Any]:
+        self.looks += 1
+        return self.shown
+
+    def history(self, since: float = 0.0) -> dict[str, Any]:
+        return self.past
+
+    def usage(self) -> dict[str, Any]:
+        return {"run": "run", "rows": []}
+
+
 @dataclass
 class StubJudge:
     """Judges as it is told: ``outcomes`` by exercise, else passed; ``hold`` keeps every check waiting until set."""
@@ -210,7 +235,7 @@ class Running:
     judge: StubJudge
     hub: HubStandIn
     settings: Settings
-    gpu: dict[str, Any]
+    gpu: Gpus
     clock: Callable[[], float]
 
     @contextlib.contextmanager
@@ -259,7 +284,7 @@ def running_portal(
     judge = StubJudge()
     executor = ThreadPoolExecutor(2)
     checks = Checks(course, store, judge, executor, notebook_bytes=settings.notebook_mb << 20, clock=time.time)
-    gpu: dict[str, Any] = dict(NO_GPU)
+    gpu = Gpus()
     client = HubClient(
         api_url=f"{hub.url}/hub/api", api_token="portal-secret", client_id="service-portal", **(public or {})
     )
@@ -270,7 +295,7 @@ def running_portal(
         store=store,
         checks=checks,
         hub=client,
-        gpu=lambda: dict(gpu),
+        gpu=gpu,
     )
     try:
         with _serving(app) as url:

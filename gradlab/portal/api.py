@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from fastapi import Body, FastAPI, HTTPException, Query, Request
+from fastapi import Body, Depends, FastAPI, HTTPException, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from gradlab.course import Exercise, Lab
 from gradlab.errors import CourseError
 from gradlab.portal import models
-from gradlab.portal.auth import ApiInstructor, ApiVisitor, StreamInstructor, UnseenVisitor, still_instructor
+from gradlab.portal.auth import (
+    ApiInstructor,
+    ApiVisitor,
+    StreamInstructor,
+    UnseenVisitor,
+    metrics_reader,
+    still_instructor,
+)
 from gradlab.portal.body import read_notebook_body
 from gradlab.portal.context import Portal, portal_of
+from gradlab.portal.gpus import own_part
 from gradlab.portal.live import Overrun
+from gradlab.portal.metrics import CONTENT_TYPE, exposition
 from gradlab.portal.standing import ClassRow, LabStanding, class_rows, lab_of, lab_standings
 from gradlab.portal.views import class_faults
 from gradlab.store import Submission
@@ -28,6 +40,8 @@ __all__ = ["add_api"]
 LONGEST_WAIT = 60.0
 RECHECK_SECONDS = 30.0
 _HEARTBEAT_SECONDS = 15
+# The end of the year 9999: no time that anybody means is later.
+_LATEST = 253_402_300_799
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": models.Problem, "description": "Not logged in."},
@@ -68,6 +82,13 @@ def add_api(app: FastAPI, prefix: str) -> None:
     add("/api/faults", faults)
     add("/api/learners/{name:path}/attempts", attempts)
     add("/api/gpu", gpu)
+    add("/api/gpu/view", gpu_view)
+    add("/api/gpu/history", gpu_history)
+    add("/api/gpu/usage", gpu_usage, response_model=models.GpuUsageModel)
+    add("/api/gpu/mine", own_gpus)
+    add("/events/gpu", gpu_events, response_class=EventSourceResponse)
+    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+    add("/metrics", gpu_metrics, response_model=None, responses=text, dependencies=[Depends(metrics_reader)])
     add("/events", events, response_class=EventSourceResponse)
 
 
@@ -185,7 +206,68 @@ def attempts(
 
 def gpu(request: Request, _visitor: ApiInstructor) -> models.GpuModel:
     """What the server's GPUs are doing now."""
-    return models.GpuModel.model_validate(portal_of(request).gpu())
+    return models.GpuModel.model_validate(portal_of(request).gpu.reading())
+
+
+def gpu_view(request: Request, _visitor: ApiInstructor) -> models.GpuViewModel:
+    """Which learner has which GPU and uses it how much, who holds one without using it, and who waits."""
+    return models.GpuViewModel.model_validate(portal_of(request).gpu.view())
+
+
+def gpu_history(
+    request: Request,
+    _visitor: ApiInstructor,
+    since: Annotated[
+        float, Query(ge=0, le=_LATEST, allow_inf_nan=False, description="Seconds since the epoch; an hour is kept.")
+    ] = 0.0,
+) -> models.GpuHistoryModel:
+    """The last hour, one number a second. A null is no sample, which is not the same as 0."""
+    return models.GpuHistoryModel.model_validate(portal_of(request).gpu.history(since))
+
+
+def gpu_usage(
+    request: Request,
+    _visitor: StreamInstructor,
+    since: Annotated[str | None, Query(pattern=r"^\d{4}-\d\d-\d\d$", description="The first day (UTC).")] = None,
+    format: Annotated[Literal["json", "csv"], Query()] = "json",
+) -> models.GpuUsageModel | Response:
+    """GPU-seconds held and used, and the most memory at once, by learner, lab and day. A link to it needs the XSRF
+    token in its query where browsers do not say that somebody follows it: on plain http to another machine."""
+    rows = [asdict(one) for one in portal_of(request).store.gpu_usage(since)]
+    if format == "json":
+        return models.GpuUsageModel.model_validate({"rows": rows})
+    file = io.StringIO()
+    table = csv.DictWriter(file, list(models.GpuUsageRowModel.model_fields))
+    table.writeheader()
+    table.writerows(rows)
+    name = {"Content-Disposition": 'attachment; filename="gpu-usage.csv"'}
+    return Response(file.getvalue(), media_type="text/csv", headers=name)
+
+
+def own_gpus(request: Request, visitor: UnseenVisitor) -> models.OwnGpusModel:
+    """The caller's own part of the GPUs; all others are one block without names. Notebooks ask for this every second
+    while they show it."""
+    portal = portal_of(request)
+    found = own_part(portal.gpu.view(), visitor.name)
+    today = portal.store.gpu_usage(_day(portal.clock()), visitor.name)
+    usage = {
+        "held": sum(one.held for one in today),
+        "busy": sum(one.busy for one in today),
+        "peak": max((one.peak for one in today), default=0),
+    }
+    return models.OwnGpusModel.model_validate(found | {"usage": usage})
+
+
+def gpu_metrics(request: Request) -> Response:
+    """GPU use for Prometheus, by GPU, learner, server and lab."""
+    portal = portal_of(request)
+    text = exposition(portal.gpu.view(), portal.store.gpu_usage(), portal.clock())
+    return Response(text, media_type=CONTENT_TYPE)
+
+
+async def gpu_events(request: Request, _visitor: StreamInstructor) -> EventSourceResponse:
+    """Server-sent events: `hello`, and then `gpu` with the view (as of `api/gpu/view`), once a second."""
+    return EventSourceResponse(_gpu_stream(request), ping=_HEARTBEAT_SECONDS, send_timeout=30)
 
 
 async def events(request: Request, _visitor: StreamInstructor) -> EventSourceResponse:
@@ -212,6 +294,26 @@ async def _stream(request: Request) -> AsyncIterator[ServerSentEvent]:
             if event is not None:
                 data = {"kind": event.kind, "learner": event.learner, "lab": event.lab, "submission": event.submission}
                 yield ServerSentEvent(event="class", data=json.dumps(data))
+
+
+async def _gpu_stream(request: Request) -> AsyncIterator[ServerSentEvent]:
+    portal = portal_of(request)
+    with portal.gpu_feed.watch() as watcher:
+        yield ServerSentEvent(event="hello", data="{}", retry=2000)
+        recheck = asyncio.get_running_loop().time() + RECHECK_SECONDS
+        while True:
+            now = asyncio.get_running_loop().time()
+            if now >= recheck:
+                if not await still_instructor(request):
+                    return
+                recheck = now + RECHECK_SECONDS
+            view = await watcher.next(recheck - now)
+            if view is not None:
+                yield ServerSentEvent(event="gpu", data=json.dumps(view))
+
+
+def _day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
 
 
 def _own_submission(portal: Portal, visitor: ApiVisitor, number: int) -> Submission:

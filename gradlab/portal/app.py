@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +20,7 @@ from gradlab.errors import GradlabError, SubmissionRefused
 from gradlab.portal.api import add_api
 from gradlab.portal.auth import LoginNeeded, start_login
 from gradlab.portal.context import Portal, Presence, portal_of
+from gradlab.portal.gpus import GpuFeed, Source
 from gradlab.portal.headers import SecurityHeaders, harden, headers_beside
 from gradlab.portal.hosts import OwnHost
 from gradlab.portal.hubauth import HubClient
@@ -44,11 +44,11 @@ def create_app(
     store: Store,
     checks: Checks,
     hub: HubClient,
-    gpu: Callable[[], dict[str, Any]],
+    gpu: Source,
     clock: Callable[[], float] = time.time,
 ) -> FastAPI:
     """The whole portal under ``hub.prefix``. It listens to the checks while it runs, and closes only the Hub client:
-    store, checks and GPU reader belong to the caller. ``gpu`` answers within seconds whatever the driver does."""
+    store, checks and GPU monitor belong to the caller. ``gpu`` answers within seconds whatever the driver does."""
     portal = Portal(
         settings=settings,
         course=course,
@@ -58,6 +58,7 @@ def create_app(
         sessions=Sessions(credentials.cookie_key, clock=clock),
         live=Live(checks),
         gpu=gpu,
+        gpu_feed=GpuFeed(gpu.view),
         presence=Presence(store, clock),
         clock=clock,
     )
@@ -146,7 +147,7 @@ def _handle_errors(app: FastAPI, headers: Mapping[str, str]) -> None:
 def _problem(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
     prefix = portal_of(request).prefix
     response: JSONResponse | HTMLResponse
-    if request.url.path.startswith((f"{prefix}api/", f"{prefix}events")):
+    if request.url.path.startswith((f"{prefix}api/", f"{prefix}events", f"{prefix}metrics")):
         response = JSONResponse({"detail": detail}, status_code=status)
     else:
         response = error_page(request, status, detail)

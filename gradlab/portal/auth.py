@@ -35,6 +35,7 @@ __all__ = [
     "StreamInstructor",
     "UnseenVisitor",
     "finish_login",
+    "metrics_reader",
     "start_login",
     "still_instructor",
     "xsrf_of",
@@ -45,6 +46,8 @@ _LOGIN_COOKIE = "gradlab-portal-login-"
 _LOGINS_AT_ONCE = 5
 # Else the notebooks' questions, one a learner every half minute, would be most of the Hub's work, and a write each.
 _UNSEEN_KEEP_SECONDS = 300.0
+# What JupyterHub asks for its own metrics.
+_METRICS_SCOPE = "read:metrics"
 _HUB_SESSION_COOKIE = "jupyterhub-session-id"
 _AUTHORIZATION = re.compile(r"(?:token|bearer)\s+(\S+)\s*", re.IGNORECASE)
 
@@ -80,7 +83,7 @@ async def api_visitor(request: Request) -> Visitor:
 
 
 async def stream_visitor(request: Request, xsrf: str = "") -> Visitor:
-    """As ``api_visitor``; a browser's EventSource cannot send headers, so the XSRF token may be in the query."""
+    """As ``api_visitor``; EventSource and links cannot send headers, so the XSRF token may be in the query."""
     return await _api_visitor(request, request.headers.get("x-xsrf-token", "") or xsrf)
 
 
@@ -132,6 +135,14 @@ def stream_instructor(visitor: Annotated[Visitor, Depends(stream_visitor)]) -> V
 PageInstructor = Annotated[Visitor, Depends(page_instructor)]
 ApiInstructor = Annotated[Visitor, Depends(api_instructor)]
 StreamInstructor = Annotated[Visitor, Depends(stream_instructor)]
+
+
+async def metrics_reader(request: Request) -> None:
+    """Prometheus with a token that may read metrics, or an instructor."""
+    token = _header_token(request)
+    if token is not None and await portal_of(request).hub.holds(token, _METRICS_SCOPE):
+        return
+    _instructor(await api_visitor(request))
 
 
 async def still_instructor(request: Request) -> bool:

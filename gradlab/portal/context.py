@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import Request
 
 from gradlab.course import Course
+from gradlab.portal.gpus import GpuFeed, Source
 from gradlab.portal.hubauth import HubClient, Visitor
 from gradlab.portal.live import Checks, Live
 from gradlab.portal.sessions import Sessions
@@ -62,7 +62,8 @@ class Portal:
     hub: HubClient
     sessions: Sessions
     live: Live
-    gpu: Callable[[], dict[str, Any]]
+    gpu: Source
+    gpu_feed: GpuFeed
     presence: Presence
     clock: Callable[[], float]
 

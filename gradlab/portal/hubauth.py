@@ -123,6 +123,11 @@ class HubClient:
         role: Literal["learner", "instructor"] = "instructor" if INSTRUCTORS in model.get("groups", ()) else "learner"
         return Visitor(str(model["name"]), role)
 
+    async def holds(self, token: str, scope: str) -> bool:
+        """Whether this token, a person's or a service's, has the scope; 503 where the Hub does not answer."""
+        model = await self._model(token, "", KEEP_SECONDS) if _TOKEN.fullmatch(token) else None
+        return model is not None and scope in model.get("scopes", ())
+
     def authorize_url(self, state: str, verifier: str) -> str:
         """Where a browser goes to log in; it comes back to ``oauth_callback`` with this state."""
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")

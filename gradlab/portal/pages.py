@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
@@ -12,8 +13,10 @@ from starlette.concurrency import run_in_threadpool
 
 from gradlab.portal.auth import FormVisitor, PageInstructor, PageVisitor, finish_login, xsrf_of
 from gradlab.portal.context import Portal, portal_of
+from gradlab.portal.gpucards import BLANK, FACTS, HOUR
+from gradlab.portal.gpucards import gpu_page as gpu_cards
 from gradlab.portal.hubauth import Visitor
-from gradlab.portal.render import Renderer
+from gradlab.portal.render import Renderer, short
 from gradlab.portal.standing import ClassRow, class_rows, lab_of, lab_standings
 from gradlab.portal.views import attempt_views, class_counts, class_faults, next_up
 
@@ -32,6 +35,7 @@ def add_pages(app: FastAPI, prefix: str) -> None:
         "/": labs_page,
         "/attempts": own_attempts_page,
         "/class": class_page,
+        "/gpus": gpus_page,
         "/learners/{name:path}": learner_page,
         "/gpu/{slug}": gpu_page,
         "/oauth_callback": oauth_callback,
@@ -134,7 +138,27 @@ def class_page(request: Request, visitor: PageInstructor) -> HTMLResponse:
         max_points=sum(lab.points for lab in portal.course.labs),
         counts=class_counts(rows, now),
         faults=class_faults(portal.course, portal.store, now),
-        gpu=portal.gpu(),
+        gpu=portal.gpu.reading(),
+    )
+
+
+def gpus_page(request: Request, visitor: PageInstructor) -> HTMLResponse:
+    """Who uses which GPU how much. The script keeps it up to date; without it all is as of now."""
+    portal = portal_of(request)
+    now = portal.clock()
+    today = datetime.fromtimestamp(now, UTC).date().isoformat()
+    titles = {lab.slug: short(lab.title) for lab in portal.course.labs}
+    usage = portal.store.gpu_usage(since=today)
+    return _page(
+        request,
+        visitor,
+        "gpus.html",
+        here="gpus",
+        gpus=gpu_cards(portal.gpu.view(), portal.gpu.history(now - HOUR), usage, titles),
+        fact_names=FACTS,
+        blank=BLANK,
+        titles=titles,
+        today=today,
     )
 
 
@@ -163,9 +187,18 @@ def error_page(request: Request, status: int, detail: str) -> HTMLResponse:
         503: "Back in a moment",
     }
     title = titles.get(status, "That did not work")
-    now = portal_of(request).clock()
+    portal = portal_of(request)
     html = renderer.page(
-        "error.html", visitor=None, here="", xsrf="", now=now, notices=(), title=title, status=status, detail=detail
+        "error.html",
+        visitor=None,
+        here="",
+        xsrf="",
+        now=portal.clock(),
+        notices=(),
+        banner=portal.settings.banner,
+        title=title,
+        status=status,
+        detail=detail,
     )
     return HTMLResponse(html, status_code=status)
 
@@ -208,5 +241,5 @@ def _page(request: Request, visitor: Visitor, template: str, **values: Any) -> H
     portal = portal_of(request)
     now = portal.clock()
     notices = portal.store.notices(visitor.name, now)
-    html = renderer.page(template, visitor=visitor, xsrf=xsrf_of(request), now=now, notices=notices, **values)
-    return HTMLResponse(html)
+    common = {"visitor": visitor, "xsrf": xsrf_of(request), "now": now, "notices": notices}
+    return HTMLResponse(renderer.page(template, banner=portal.settings.banner, **common, **values))

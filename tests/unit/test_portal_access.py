@@ -30,6 +30,7 @@ PAGES = {
     "class": INSTRUCTORS,
     "learners/{name:path}": INSTRUCTORS,
     "gpu/{slug}": VISITORS,
+    "gpus": INSTRUCTORS,
 }
 FORMS = {("POST", "gpu/{slug}"): VISITORS}
 API = {
@@ -45,7 +46,13 @@ API = {
     ("GET", "api/faults"): INSTRUCTORS,
     ("GET", "api/learners/{name:path}/attempts"): INSTRUCTORS,
     ("GET", "api/gpu"): INSTRUCTORS,
+    ("GET", "api/gpu/view"): INSTRUCTORS,
+    ("GET", "api/gpu/history"): INSTRUCTORS,
+    ("GET", "api/gpu/usage"): INSTRUCTORS,
+    ("GET", "api/gpu/mine"): VISITORS,
+    ("GET", "metrics"): INSTRUCTORS,
     ("GET", "events"): INSTRUCTORS,
+    ("GET", "events/gpu"): INSTRUCTORS,
 }
 OPEN = {("GET", "oauth_callback"), ("GET", "api/openapi.json"), ("GET", "static")}
 ROUTES = {("GET", path): audience for path, audience in PAGES.items()} | FORMS | API
@@ -88,7 +95,7 @@ def paths(portal: Running) -> list[tuple[str, str, str]]:
 
 def refuses_strangers(method: str, path: str) -> bool:
     """Pages send them to log in instead."""
-    return method == "POST" or path.startswith(("api/", "events"))
+    return method == "POST" or path.startswith(("api/", "events", "metrics"))
 
 
 def send(client: httpx.Client, portal: Running, method: str, path: str, **headers: str) -> tuple[int, str]:
@@ -153,7 +160,7 @@ def test_a_token_that_is_not_for_the_portal_opens_nothing(
             found, text = send(client, portal, method, path, Authorization=header)
             assert SECRET not in text, path
             assert found == (status if refuses_strangers(method, path) else on_pages), path
-            if path.startswith(("api/", "events")):
+            if path.startswith(("api/", "events", "metrics")):
                 assert json.loads(text)["detail"].startswith(says), path
 
 

@@ -281,6 +281,7 @@ def test_the_gpu_panel_says_plainly_that_there_is_none(portal: Running) -> None:
         "available": False,
         "message": "No NVIDIA driver is installed here.",
         "driver_version": None,
+        "simulated": False,
         "devices": [],
     }
 
@@ -383,7 +384,7 @@ def test_the_openapi_document_describes_every_answer_and_refusal(portal: Running
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     }
-    assert len(operations) == 13
+    assert len(operations) == 19
     for (_, path), operation in operations.items():
         assert path.startswith(PREFIX)
         assert operation["summary"]
@@ -394,6 +395,9 @@ def test_the_openapi_document_describes_every_answer_and_refusal(portal: Running
         good = next(answers[status] for status in ("200", "202", "204") if status in answers)
         if "204" in answers:
             assert "content" not in good
-        elif not path.endswith("events"):
+        elif path == f"{PREFIX}metrics":
+            assert "text/plain" in good["content"]
+        elif not path.startswith(f"{PREFIX}events"):
             assert good["content"]["application/json"]["schema"] != {}, path
-    assert not [path for path in document["paths"] if not path.startswith((f"{PREFIX}api/", f"{PREFIX}events"))]
+    places = tuple(f"{PREFIX}{place}" for place in ("api/", "events", "metrics"))
+    assert not [path for path in document["paths"] if not path.startswith(places)]

@@ -15,11 +15,10 @@ import httpx
 import pytest
 
 from gradlab.checks import Event
-from gradlab.gpu.reader import Reader
 from gradlab.portal import api
 from gradlab.portal.live import Live, Overrun
 from tests.courses import write_course
-from tests.portals import Running, running_portal
+from tests.portals import Gpus, Running, running_portal
 from tests.waiting import until
 
 
@@ -193,12 +192,13 @@ def test_events_after_the_loop_has_closed_are_dropped_quietly() -> None:
 def test_a_hanging_gpu_driver_delays_no_other_page(portal: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     release, asked = threading.Event(), threading.Event()
 
-    def hang() -> dict[str, Any]:
-        asked.set()
-        release.wait(30)
-        return {"available": True, "message": "", "driver_version": "1", "devices": []}
+    class Hanging(Gpus):
+        def reading(self) -> dict[str, Any]:
+            asked.set()
+            release.wait(30)
+            return {"available": True, "message": "", "driver_version": "1", "devices": []}
 
-    parts = replace(portal.app.state.portal, gpu=Reader(hang, deadline=20.0))
+    parts = replace(portal.app.state.portal, gpu=Hanging())
     monkeypatch.setattr(portal.app.state, "portal", parts)
     with portal.client("grace") as grace, portal.client("noor") as noor, ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(grace.get, path) for path in ("class", "api/gpu")]

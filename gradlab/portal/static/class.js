@@ -146,7 +146,7 @@ function faultLine(fault) {
   link.textContent = fault.learner;
   link.href = `${prefix}learners/${encodeURIComponent(fault.learner)}#attempt-${fault.submission}`;
   line.querySelector(".fault-where").textContent = fault.where;
-  showProse(line.querySelector(".message"), fault.causes.join("\n"));
+  gradlab.showProse(line.querySelector(".message"), fault.causes.join("\n"));
   gradlab.showTime(line.querySelector("time"), fault.at * 1000);
   return line;
 }
@@ -247,17 +247,6 @@ for (const head of document.querySelectorAll("th[data-sort]")) {
 const GIB = 2 ** 30;
 const gpuTemplate = document.querySelector("#gpu-template").content.querySelector("li");
 
-// As the filter of that name in the pages: `code` becomes code.
-function showProse(element, text) {
-  const parts = text.split(/`([^`\n]+)`/).map((part, index) => {
-    if (index % 2 === 0) return part;
-    const code = document.createElement("code");
-    code.textContent = part;
-    return code;
-  });
-  element.replaceChildren(...parts);
-}
-
 function amount(value, unit) {
   return value === null ? "—" : `${Math.round(value).toLocaleString("en")}${unit}`;
 }
@@ -276,7 +265,7 @@ function gpuCard(one) {
   const [error, facts, climate] = [".device-error", "dl", ".small"].map((part) => card.querySelector(part));
   card.querySelector(".device-name b").textContent = one.index;
   card.querySelector(".device-name span").textContent = one.name ?? "GPU";
-  showProse(error.querySelector("span"), one.error ?? "");
+  gradlab.showProse(error.querySelector("span"), one.error ?? "");
   const known = one.memory_used !== null && one.memory_total;
   const memory = known ? `${(one.memory_used / GIB).toFixed(1)} of ${(one.memory_total / GIB).toFixed(0)} GiB` : "—";
   showMeasure(card.querySelector("[data-measure=busy]"), amount(one.utilisation, " %"), one.utilisation, 100);
@@ -290,7 +279,7 @@ function gpuCard(one) {
 
 function showGpus(gpu) {
   const line = document.querySelector("#gpu-message");
-  showProse(line.querySelector("span"), gpu.message);
+  gradlab.showProse(line.querySelector("span"), gpu.message);
   line.hidden = !gpu.message;
   line.classList.toggle("tone-warn", gpu.devices.length > 0);
   const list = document.querySelector("#gpu-devices");

@@ -28,6 +28,17 @@ const gradlab = (() => {
     }
   }
 
+  // As the filter of that name in the pages: `code` becomes code.
+  function showProse(element, text) {
+    const parts = text.split(/`([^`\n]+)`/).map((part, index) => {
+      if (index % 2 === 0) return part;
+      const code = document.createElement("code");
+      code.textContent = part;
+      return code;
+    });
+    element.replaceChildren(...parts);
+  }
+
   refreshTimes();
   setInterval(refreshTimes, 20000);
 
@@ -43,5 +54,5 @@ const gradlab = (() => {
   const target = location.hash.startsWith("#attempt-") ? document.getElementById(location.hash.slice(1)) : null;
   for (const details of target?.querySelectorAll("details.result") ?? []) details.open = true;
 
-  return { showTime };
+  return { showTime, showProse };
 })();
