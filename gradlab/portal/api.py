@@ -261,7 +261,7 @@ def own_gpus(request: Request, visitor: UnseenVisitor) -> models.OwnGpusModel:
 def gpu_metrics(request: Request) -> Response:
     """GPU use for Prometheus, by GPU, learner, server and lab."""
     portal = portal_of(request)
-    text = exposition(portal.gpu.view(), portal.store.gpu_usage(), portal.clock())
+    text = exposition(portal.gpu.view(), portal.store.gpu_usage(by_day=False), portal.clock())
     return Response(text, media_type=CONTENT_TYPE)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Engine, Integer, case, delete, exists, func, select, update
+from sqlalchemy import Engine, Integer, case, delete, exists, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
@@ -316,17 +316,22 @@ class Store:
             statement = insert.on_conflict_do_update(index_elements=keys, set_=kept)
             session.execute(statement, [{"run": run, **row} for row in rows])
 
-    def gpu_usage(self, since: str | None = None, learner: str | None = None) -> list[GpuUsage]:
-        """By learner, lab and day, in this order: from the day ``since`` on, of one learner or of all."""
+    def gpu_usage(self, since: str | None = None, learner: str | None = None, *, by_day: bool = True) -> list[GpuUsage]:
+        """By learner, lab and day, in this order: from the day ``since`` on, of one learner or of all.
+
+        Not ``by_day`` it is all of these days together, and ``day`` is empty.
+        """
         row = GpuUsageRow
         sums = func.sum(row.held), func.sum(row.busy), func.max(row.peak)
-        query = select(row.learner, row.lab, row.day, *sums).group_by(row.learner, row.lab, row.day)
+        day = row.day if by_day else literal("").label("day")
+        groups = (row.learner, row.lab, row.day) if by_day else (row.learner, row.lab)
+        query = select(row.learner, row.lab, day, *sums).group_by(*groups)
         if since is not None:
             query = query.where(row.day >= since)
         if learner is not None:
             query = query.where(row.learner == learner)
         with self._session() as session:
-            found = session.execute(query.order_by(row.learner, row.lab, row.day))
+            found = session.execute(query.order_by(*groups))
             return [GpuUsage(*one) for one in found]
 
     @property

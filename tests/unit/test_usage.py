@@ -32,6 +32,11 @@ def test_usage_is_kept_by_learner_lab_and_day(store: Store) -> None:
     assert [(one.learner, one.lab) for one in store.gpu_usage(since="2026-11-23")] == [("ada", "tensors")]
     assert [one.lab for one in store.gpu_usage(learner="bob")] == [""]
     assert store.gpu_usage(learner="eve") == []
+    assert store.gpu_usage(by_day=False) == [
+        GpuUsage("ada", "attention", "", 10.0, 4.0, 1 << 34),
+        GpuUsage("ada", "tensors", "", 20.0, 8.0, 1 << 34),
+        GpuUsage("bob", "", "", 10.0, 4.0, 1 << 34),
+    ]
 
 
 def test_the_same_again_and_less_change_nothing_and_more_does(store: Store) -> None:
