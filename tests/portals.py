@@ -37,7 +37,13 @@ __all__ = ["NAVIGATION", "PREFIX", "Gpus", "HubStandIn", "Running", "StubJudge",
 PREFIX = "/services/portal/"
 SCOPE = "access:services!service=portal"
 NAVIGATION = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-NO_GPU = {"available": False, "message": "No NVIDIA driver is installed here.", "driver_version": None, "devices": []}
+NO_GPU = {
+    "available": False,
+    "message": "No NVIDIA driver is installed here.",
+    "driver_version": None,
+    "simulated": False,
+    "devices": [],
+}
 
 
 class HubStandIn:

@@ -202,7 +202,7 @@ def answered(code: str, names: dict[str, Any]) -> dict[str, Any]:
         return {"value": evaluated(code, names)}
     except Exception as error:
         known = isinstance(error, names["pynvml"].NVMLError)
-        return {"error": [f"{type(error).__name__}: {error}", error.value if known else None]}
+        return {"error": [f"{type(error).__name__}: {error}", getattr(error, "value", None) if known else None]}
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 
 from checker.sandbox.confinement import Method, describe, detect
 from gradlab.credentials import Credentials
-from gradlab.doctor.finding import Finding, careful
+from gradlab.doctor.finding import Finding, cards, careful
 from gradlab.errors import CourseError, GradlabError, SettingsError
 from gradlab.hub.login import check as check_login
 from gradlab.hub.processes import port_fault
@@ -228,8 +228,7 @@ def gpu(read: Callable[[], dict[str, Any]] | None = None) -> Finding:
     if not reading["available"]:
         what, _, remedy = reading["message"].partition(". ")
         return Finding("GPU", "warning", f"{what}.", remedy or "Run `gradlab gpu`.")
-    names = ", ".join(device["name"] or f"GPU {device['index']}" for device in reading["devices"])
-    value = f"driver {reading['driver_version']}: {names}"
+    value = cards(reading)
     errors = [f"GPU {device['index']}: {device['error']}" for device in reading["devices"] if device["error"]]
     if errors:
         return Finding("GPU", "warning", value, " ".join(errors))

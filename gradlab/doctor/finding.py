@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["Finding", "Status", "careful", "unseen"]
+__all__ = ["Finding", "Status", "cards", "careful", "unseen"]
 
 # "unseen": it cannot be told from where the doctor runs; the remedy is the command that tells.
 Status = Literal["ok", "warning", "failed", "unseen"]
@@ -28,6 +28,12 @@ def careful(name: str, look: Callable[[], Finding], remedy: str) -> Finding:
         return look()
     except Exception as error:
         return Finding(name, "failed", f"{type(error).__name__}: {error}", remedy)
+
+
+def cards(reading: Mapping[str, Any]) -> str:
+    """The driver and its GPUs in words, and that they are no real ones, if so."""
+    names = ", ".join(device["name"] or f"GPU {device['index']}" for device in reading["devices"])
+    return f"{'simulated ' if reading['simulated'] else ''}driver {reading['driver_version']}: {names}"
 
 
 def unseen(name: str, value: str, command: str) -> Finding:

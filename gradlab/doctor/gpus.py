@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gradlab.doctor.engine import knows_cdi
-from gradlab.doctor.finding import Finding, unseen
+from gradlab.doctor.finding import Finding, cards, unseen
 from gradlab.gpu_mode import Mode
 from gradlab.hub.gpus import share_statement, slots_of, why_empty
 
@@ -27,8 +27,7 @@ def monitor(reading: Reading, activity: dict[str, Any], gpus: Mode, runtime: str
     name, message = "GPU monitor", reading["message"]
     if not reading["available"]:
         return _without(message, gpus, runtime, info)
-    names = ", ".join(device["name"] or f"GPU {device['index']}" for device in reading["devices"])
-    value = f"driver {reading['driver_version']}: {names}"
+    value = cards(reading)
     faults = [f"GPU {device['index']}: {device['error']}" for device in reading["devices"] if device["error"]]
     if faults:
         return Finding(name, "failed", value, " ".join(faults))

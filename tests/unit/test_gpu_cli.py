@@ -92,6 +92,15 @@ def test_on_the_simulator_everything_is_said_and_that_it_is_one(
     assert "0 of 1 places on GPUs are free, 0 wait." in text
 
 
+def test_the_doctor_says_that_gpus_are_simulated(tmp_path: Path) -> None:
+    sim = simulated(tmp_path, driver(device(0)))
+    look = "from gradlab.doctor import gpu; print(gpu().value)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", look], env=environment(tmp_path, sim), capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "simulated driver 615.71.09: NVIDIA H200\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("state", "word", "says"),
     [

@@ -196,7 +196,7 @@ def test_a_hanging_gpu_driver_delays_no_other_page(portal: Running, monkeypatch:
         def reading(self) -> dict[str, Any]:
             asked.set()
             release.wait(30)
-            return {"available": True, "message": "", "driver_version": "1", "devices": []}
+            return {"available": True, "message": "", "driver_version": "1", "simulated": False, "devices": []}
 
     parts = replace(portal.app.state.portal, gpu=Hanging())
     monkeypatch.setattr(portal.app.state, "portal", parts)

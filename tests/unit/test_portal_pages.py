@@ -237,7 +237,10 @@ def test_the_class_page_shows_gpus_what_they_do_not_report_and_that_the_driver_h
         stale = source(portal, "grace", "class")
         with portal.client("grace") as grace:
             found = grace.get("api/gpu").json()
+        changes.setitem(portal.gpu, "simulated", True)
+        assert "Simulated GPUs" in source(portal, "grace", "class")
     assert "NVIDIA H200" in text
+    assert "Simulated GPUs" not in text
     assert "Busy 42 % Memory 3.0 of 141 GiB 50 °C, —" in words(text)
     assert "This GPU has fallen off the bus. Run <code>nvidia-smi</code>." in text
     assert re.search(r'id="gpu-message" hidden', text)
