@@ -6,7 +6,8 @@ import asyncio
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -277,39 +278,46 @@ async def events(request: Request, _visitor: StreamInstructor) -> EventSourceRes
 
 
 async def _stream(request: Request) -> AsyncIterator[ServerSentEvent]:
-    portal = portal_of(request)
-    with portal.live.listen() as listener:
-        yield ServerSentEvent(event="hello", data="{}", retry=2000)
-        recheck = asyncio.get_running_loop().time() + RECHECK_SECONDS
-        while True:
-            now = asyncio.get_running_loop().time()
-            if now >= recheck:
-                if not await still_instructor(request):
-                    return
-                recheck = now + RECHECK_SECONDS
-            try:
-                event = await listener.next(recheck - now)
-            except Overrun:
-                return  # the browser connects again and reads everything anew
-            if event is not None:
-                data = {"kind": event.kind, "learner": event.learner, "lab": event.lab, "submission": event.submission}
-                yield ServerSentEvent(event="class", data=json.dumps(data))
+    with portal_of(request).live.listen() as listener:
+
+        async def news(timeout: float) -> ServerSentEvent | None:
+            event = await listener.next(timeout)
+            if event is None:
+                return None
+            data = {"kind": event.kind, "learner": event.learner, "lab": event.lab, "submission": event.submission}
+            return ServerSentEvent(event="class", data=json.dumps(data))
+
+        with suppress(Overrun):  # the browser connects again and reads everything anew
+            async for event in _watching(request, news):
+                yield event
 
 
 async def _gpu_stream(request: Request) -> AsyncIterator[ServerSentEvent]:
-    portal = portal_of(request)
-    with portal.gpu_feed.watch() as watcher:
-        yield ServerSentEvent(event="hello", data="{}", retry=2000)
-        recheck = asyncio.get_running_loop().time() + RECHECK_SECONDS
-        while True:
-            now = asyncio.get_running_loop().time()
-            if now >= recheck:
-                if not await still_instructor(request):
-                    return
-                recheck = now + RECHECK_SECONDS
-            view = await watcher.next(recheck - now)
-            if view is not None:
-                yield ServerSentEvent(event="gpu", data=json.dumps(view))
+    with portal_of(request).gpu_feed.watch() as watcher:
+
+        async def news(timeout: float) -> ServerSentEvent | None:
+            view = await watcher.next(timeout)
+            return None if view is None else ServerSentEvent(event="gpu", data=json.dumps(view))
+
+        async for event in _watching(request, news):
+            yield event
+
+
+async def _watching(
+    request: Request, news: Callable[[float], Awaitable[ServerSentEvent | None]]
+) -> AsyncIterator[ServerSentEvent]:
+    """`hello`, and then the news, for as long as the login behind the stream is an instructor's."""
+    yield ServerSentEvent(event="hello", data="{}", retry=2000)
+    loop = asyncio.get_running_loop()
+    recheck = loop.time() + RECHECK_SECONDS
+    while True:
+        if loop.time() >= recheck:
+            if not await still_instructor(request):
+                return
+            recheck = loop.time() + RECHECK_SECONDS
+        event = await news(recheck - loop.time())
+        if event is not None:
+            yield event
 
 
 def _day(at: float) -> str:
