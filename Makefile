@@ -51,3 +51,7 @@ bench: environment ## how long a check takes, beside nbgrader, otter-grader and 
 .PHONY: bench-hosting
 bench-hosting: environment ## how long a server takes to start, beside a bare DockerSpawner; needs the images (QUICK=1 as above)
 	@.venv/bin/python -m bench.spawn $(if $(QUICK),--quick)
+
+.PHONY: bench-gpu
+bench-gpu: environment ## what watching GPUs costs, beside nvitop and gpustat, on simulated ones (QUICK=1 as above)
+	@.venv/bin/python -m bench.gpu $(if $(QUICK),--quick)
