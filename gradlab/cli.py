@@ -174,6 +174,7 @@ def _follow(views: Iterator[dict[str, Any]], as_json: bool) -> bool:
     from gradlab.terminal import gpu_view
 
     view: dict[str, Any] = {}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     with suppress(KeyboardInterrupt, BrokenPipeError):
         if as_json:
             for view in views:

@@ -85,6 +85,7 @@ class Monitor:
         self._sampler.close()
         with self._lock:
             self._account.save(self._clock())
+            self._residents.close()
 
     def reading(self) -> Frame:
         """The latest frame (``gradlab.gpu.nvml``), all devices and processes."""

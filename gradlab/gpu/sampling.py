@@ -132,11 +132,8 @@ class Sampling:
         self._wake()
         if self._thread.is_alive():
             self._thread.join(_CLOSE_SECONDS)
-        with self._lock:
-            if not self._thread.is_alive() and self._waking[0] >= 0:
-                for end in self._waking:
-                    os.close(end)
-                self._waking = -1, -1
+        else:
+            self._close_pipe()
 
     def latest(self) -> Frame:
         """The latest frame, which is not to be changed; if it is too old to be true, a silent one."""
@@ -183,6 +180,7 @@ class Sampling:
                 self._ending.wait(pause)
         if self._child is not None:
             self._child.end()
+        self._close_pipe()
 
     def _look(self) -> Frame:
         """The next frame."""
@@ -324,6 +322,14 @@ class Sampling:
 
     def _no_limit(self) -> str:
         return f"The NVIDIA driver has not answered for {self._deadline:g} s, so no limit is known to be set."
+
+    def _close_pipe(self) -> None:
+        """Whoever is last: the thread, or who closes what was never started."""
+        with self._lock:
+            for end in self._waking:
+                if end >= 0:
+                    os.close(end)
+            self._waking = -1, -1
 
     # -- waking ----------------------------------------------------------------------------------------------------
 

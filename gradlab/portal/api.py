@@ -240,9 +240,14 @@ def gpu_usage(
     file = io.StringIO()
     table = csv.DictWriter(file, list(models.GpuUsageRowModel.model_fields))
     table.writeheader()
-    table.writerows(rows)
+    table.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     name = {"Content-Disposition": 'attachment; filename="gpu-usage.csv"'}
     return Response(file.getvalue(), media_type="text/csv", headers=name)
+
+
+def _cell(value: Any) -> Any:
+    """A value for a spreadsheet, which would run a text that begins like a formula; an apostrophe makes it a text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def own_gpus(request: Request, visitor: UnseenVisitor) -> models.OwnGpusModel:

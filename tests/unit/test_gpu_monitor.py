@@ -167,9 +167,7 @@ def test_a_monitor_that_is_down_or_confused_is_a_sentence(tmp_path: Path) -> Non
         view = remote.view()
         assert (view["state"], view["message"], view["servers"]) == ("silent", down["message"], [])
         assert remote.history(7.0) == {"from": 7, "step": 1, "count": 0, "devices": {}}
-        with pytest.raises(
-            ConnectionError, match=r"The GPU monitor does not answer at .*compose ps gpu-monitor"
-        ):
+        with pytest.raises(ConnectionError, match=r"The GPU monitor does not answer at .*compose ps gpu-monitor"):
             remote.usage()
         with serving(FastAPI(), socket):
             assert "404 Not Found" in remote.reading()["message"]
