@@ -254,7 +254,10 @@ def own_gpus(request: Request, visitor: UnseenVisitor) -> models.OwnGpusModel:
     """The caller's own part of the GPUs; all others are one block without names. Notebooks ask for this every second
     while they show it."""
     portal = portal_of(request)
-    found = own_part(portal.gpu.view(), visitor.name)
+    view = portal.gpu.view()
+    # In a trial learners' servers are processes of this machine, which nothing keeps from its GPUs.
+    free_for_all = portal.settings.spawner == "process" and view["mode"] == "none"
+    found = own_part(view, visitor.name, free_for_all=free_for_all)
     today = portal.store.gpu_usage(_day(portal.clock()), visitor.name)
     usage = {
         "held": sum(one.held for one in today),

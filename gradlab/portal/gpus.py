@@ -98,14 +98,15 @@ class GpuFeed:
             await asyncio.sleep(max(0.0, began + self._every - loop.time()))
 
 
-def own_part(view: View, learner: str) -> dict[str, Any]:
+def own_part(view: View, learner: str, *, free_for_all: bool = False) -> dict[str, Any]:
     """What a learner may see of a view: the GPUs that are given to them or that they are on.
 
-    Everybody else on those is one anonymous block: not who they are, and not how many.
+    ``free_for_all`` is where none is given to anybody and everybody can use each. Everybody else on those is one
+    anonymous block: not who they are, and not how many.
     """
     servers = [one for one in view["servers"] if one["learner"] == learner]
     places = {one["device"] for one in servers if one["device"]}
-    devices = [one for one in view["devices"] if places & _places(one) or _mine(one, learner)]
+    devices = [one for one in view["devices"] if free_for_all or places & _places(one) or _mine(one, learner)]
     waiting = next((one for one in view["queue"] if one["learner"] == learner), None)
     known = ("at", "state", "available", "message", "simulated", "driver_version")
     return {name: view[name] for name in known} | {

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -48,6 +49,18 @@ def test_a_learner_sees_the_gpus_of_their_own_and_everybody_else_as_one() -> Non
 def test_who_is_on_two_gpus_sees_both_and_who_is_on_none_sees_none() -> None:
     assert [one["index"] for one in own_part(shown(), "bob")["devices"]] == [0, 1]
     assert own_part(shown(), "kim")["devices"] == []
+
+
+def test_where_gpus_are_given_to_nobody_everybody_sees_all_of_them(tmp_path: Path) -> None:
+    found = own_part(shown(), "kim", free_for_all=True)["devices"]
+    assert [(one["index"], one["mine"]["memory"]) for one in found] == [(0, 0), (1, 0)]
+    for spawner, sees in (("process", 1), ("docker", 0)):  # a trial's learners can use what the machine has
+        folder = tmp_path / spawner
+        folder.mkdir()
+        with running_portal(folder, write_course(folder / "course").load(), spawner=spawner) as portal:
+            portal.gpu.shown = gpu_view(frame(device("GPU-0")), Roster())
+            with portal.client("kim") as kim:
+                assert len(kim.get("api/gpu/mine").json()["devices"]) == sees
 
 
 def test_who_waits_sees_the_place_in_line_and_nobody_elses() -> None:
