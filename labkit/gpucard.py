@@ -75,9 +75,9 @@ def _sentences(reading: Reading, remarks: Sequence[str]) -> list[str]:
     said = ["These figures are simulated: nothing can run on such a GPU."] if reading.simulated else []
     if reading.idle is not None and reading.idle >= 60:
         said.append(f"You have not used it for {span(reading.idle)}.")
-    if reading.held is not None and reading.busy is not None:
+    if reading.held and reading.busy is not None:
         peak = "" if reading.peak is None else f", with {_size(reading.peak)} of memory at most"
-        said.append(f"Until now you had a GPU for {span(reading.held)} and used it for {span(reading.busy)}{peak}.")
+        said.append(f"Today (UTC) you had a GPU for {span(reading.held)} and used it for {span(reading.busy)}{peak}.")
     return [*said, *remarks]
 
 

@@ -72,7 +72,7 @@ def test_a_gpu_has_all_that_the_systems_own_page_has_and_whose_the_memory_is() -
             "3.0 GiB, 12 % busy, 2 processes",
             "9.0 GiB, 30 % busy",
             "128.0 GiB",
-            "Until now you had a GPU for 1 h 12 min and used it for 14 min, with 5.0 GiB of memory at most.",
+            "Today (UTC) you had a GPU for 1 h 12 min and used it for 14 min, with 5.0 GiB of memory at most.",
         ):
             assert told in text, told
         assert "simulated" not in text
