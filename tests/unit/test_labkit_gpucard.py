@@ -57,6 +57,10 @@ def reading(*devices: dict[str, Any], **fields: Any) -> Reading:
     return found
 
 
+def test_who_has_had_no_gpu_today_is_not_told_of_nothing() -> None:
+    assert "Today" not in card_text(reading(held(), usage={"held": 0.0, "busy": 0.0, "peak": 0}))
+
+
 def test_a_gpu_has_all_that_the_systems_own_page_has_and_whose_the_memory_is() -> None:
     found = reading(held())
     for text in (Page(card_html(found)).text, card_text(found)):
